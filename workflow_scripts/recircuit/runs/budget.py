@@ -1,0 +1,78 @@
+"""Work through prompts in chunks that fit the memory; halve the chunk that does not, and keep what is done."""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from recircuit.core.errors import UserError
+from recircuit.core.model import Spec
+
+BLOCK = 8  # prompts summed at once; chunks are multiples of it, so that sums do not depend on the chunk
+
+Result = TypeVar("Result")
+
+
+def row_bytes(spec: Spec, length: int, itemsize: int = 4) -> int:
+    """Bytes that one prompt of ``length`` tokens needs at the widest point of a layer.
+
+    The MLP's hidden state before and after the activation, q, k, v, the normalised input, and three copies of the residual
+    stream; attention weights are counted too, although fused kernels do not keep them.
+    """
+    widest = 2 * spec.d_mlp + 3 * spec.n_heads * spec.d_head + 4 * spec.d_model
+    return itemsize * length * (widest + spec.n_heads * length)
+
+
+def chunk_size(spec: Spec, length: int, budget_bytes: float, itemsize: int = 4, *, most: int = 1024) -> int:
+    """Return how many prompts to run at once: a multiple of BLOCK within the budget, at least BLOCK."""
+    fits = int(budget_bytes // row_bytes(spec, length, itemsize))
+    return max(BLOCK, min(most, fits) // BLOCK * BLOCK)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell an out-of-memory error of CUDA or the CPU's allocator from any other."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def in_chunks(work: Callable[[slice], Result], n: int, chunk: int) -> Iterator[tuple[slice, Result]]:
+    """Yield ``work(rows)`` for consecutive rows of ``n``; when memory runs out, halve the chunk and go on from there."""
+    start = 0
+    while start < n:
+        rows = slice(start, min(n, start + chunk))
+        try:
+            result = work(rows)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if chunk <= BLOCK:
+                raise UserError(
+                    f"{BLOCK} prompts at once do not fit the memory; give the job more, or use fewer or shorter prompts"
+                ) from error
+            chunk = max(BLOCK, chunk // 2 // BLOCK * BLOCK)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        yield rows, result
+        start = rows.stop
+
+
+class Mean:
+    """A mean over prompts that is the same whatever the chunks: float64 sums over blocks of fixed size, in order."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def add(self, x: Tensor) -> None:
+        """Add values [n, ...]; all chunks but the last must be multiples of BLOCK."""
+        for block in x.split(BLOCK):
+            part = block.double().sum(0)
+            self.total = part if self.total is None else self.total + part
+        self.count += len(x)
+
+    def value(self, dtype: torch.dtype) -> Tensor:
+        """Return the mean, [...]."""
+        return (self.total / self.count).to(dtype)

@@ -1,0 +1,212 @@
+"""Published numbers beside ours: read the claims of a paper, find each in our tables, say whether the two agree."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recircuit.core.errors import UserError, nearest
+
+CLAIM_COLUMNS = (
+    *("id", "item", "quantity", "value", "unit", "model", "source", "tolerance", "note"),
+    *("compare", "table", "filter", "column", "aggregate"),
+)
+SCORECARD_COLUMNS = (
+    *("id", "paper", "item", "quantity", "unit", "model", "published", "ours"),
+    *("published_value", "ours_value", "difference", "tolerance", "verdict", "table", "note"),
+)
+COMPARE = ("number", "set", "none")
+VERDICTS = ("match", "off", "not run", "not judged")
+ABSENT = "absent"
+# Where the part of a filter ends that names an experiment and the part begins that names a component of it.
+COMPONENT = " and layer =="
+# Decimal texts are not exact in binary: a difference of exactly one tolerance must still match.
+SLACK = 1e-9
+
+Tables = Mapping[tuple[str, str], pd.DataFrame]
+Claim = Mapping[str, str]
+
+
+def _one(rows: pd.DataFrame, column: str) -> float:
+    """Return the value of the only row; ValueError when there is not exactly one."""
+    if len(rows) != 1:
+        raise ValueError(f"finds {len(rows)} rows where one is expected")
+    return float(rows[column].iloc[0])
+
+
+def _mean(rows: pd.DataFrame, column: str) -> float:
+    """Return the mean over the rows; one missing value makes it NaN, so that a gap cannot pass for a result."""
+    return float(rows[column].mean(skipna=False))
+
+
+def _mean_negative(rows: pd.DataFrame, column: str) -> float:
+    """Return the mean of ``min(0, value)``: rises count as no change."""
+    return float(rows[column].clip(upper=0).mean(skipna=False))
+
+
+def _count(rows: pd.DataFrame, column: str) -> float:
+    """Return the number of rows."""
+    return float(len(rows[column]))
+
+
+def _set(rows: pd.DataFrame, column: str) -> str:
+    """Return the heads (``column`` head: ``0.1 4.10``) or the MLPs (``column`` layer: ``0 9``) of the rows, sorted."""
+    keys = ["layer"] if column == "layer" else ["layer", column]
+    nodes = rows[keys].astype(int).drop_duplicates().sort_values(keys)
+    return " ".join(".".join(map(str, node)) for node in nodes.itertuples(index=False))
+
+
+AGGREGATES: dict[str, Callable[[pd.DataFrame, str], float | str]] = {
+    "value": _one,
+    "value_or_absent": _one,  # a head that is not in our circuit has no row: `off`, where `value` would be an error
+    "mean": _mean,
+    "mean_negative": _mean_negative,
+    "count": _count,
+    "set": _set,
+}
+
+
+def read_claims(path: str | Path) -> pd.DataFrame:
+    """Return the claims of one paper, all columns as text, with a column ``paper`` (the name of the file) in front.
+
+    Raises UserError when the file is missing, its columns are others than ``CLAIM_COLUMNS``, an id occurs twice, or a
+    claim cannot be judged as it is written.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file of claims at '{path}'")
+    claims = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if tuple(claims.columns) != CLAIM_COLUMNS:
+        raise UserError(f"'{path}' must have the columns {', '.join(CLAIM_COLUMNS)}, not {', '.join(claims.columns)}")
+    twice = claims.loc[claims["id"].duplicated(), "id"]
+    if len(twice):
+        raise UserError(f"'{path}' has more than one claim '{twice.iloc[0]}'")
+    for claim in claims.to_dict("records"):
+        problem = _problem(claim)
+        if problem:
+            raise UserError(f"claim '{claim['id']}' in '{path}' {problem}")
+    claims.insert(0, "paper", path.stem)
+    return claims
+
+
+def _problem(claim: Claim) -> str | None:
+    """Return what is wrong with the claim as the end of a sentence, or None."""
+    compare, aggregate = claim["compare"], claim["aggregate"]
+    if compare not in COMPARE:
+        return f"has an unknown compare '{compare}'{nearest(compare, COMPARE)}"
+    if claim["tolerance"] not in ("exact", "none") and not _is_number(claim["tolerance"]):
+        return f"has the tolerance '{claim['tolerance']}', which is neither a number nor 'exact' nor 'none'"
+    if compare == "number" and not _is_number(claim["value"]):
+        return f"compares a number, but its value is '{claim['value']}'"
+    query = [claim["table"], claim["filter"], claim["column"], aggregate]
+    if not any(query):
+        return None
+    if not all(query):
+        return "must have all of table, filter, column and aggregate, or none of them"
+    if aggregate not in AGGREGATES:
+        return f"has an unknown aggregate '{aggregate}'{nearest(aggregate, AGGREGATES)}"
+    if compare != "none" and (compare == "set") != (aggregate == "set"):
+        return f"compares a {compare}, but its aggregate is '{aggregate}'"
+    if aggregate == "value_or_absent" and COMPONENT not in claim["filter"]:
+        return f"asks for a value that may be absent, but its filter names no component with '{COMPONENT.strip()}'"
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text) is not None
+
+
+def score(claims: pd.DataFrame, tables: Tables) -> pd.DataFrame:
+    """Return one row per claim, in their order: the published value, ours, their difference and the verdict.
+
+    ``claims`` comes from ``read_claims``. ``tables`` maps (model, table name) to a table, and lacks those not run. A
+    claim is judged only on a table of its own model. Columns out: ``SCORECARD_COLUMNS``; ``ours`` is null when not run,
+    the three floats are null where there is no number.
+
+    Raises UserError when a table holds rows of another model, or a query fails, finds no row, or not the one asked for.
+    """
+    for (model, name), table in tables.items():
+        if "model" in table and (table["model"] != model).any():
+            raise UserError(f"table '{name}' was given for model '{model}' but holds rows of another model")
+    rows = [_judge(claim, tables) for claim in claims.to_dict("records")]
+    card = pd.DataFrame(rows, columns=list(SCORECARD_COLUMNS))
+    floats = ("published_value", "ours_value", "difference")
+    # Stated types: a column that happens to be all null would otherwise lose its own.
+    return card.astype({"ours": "str", **dict.fromkeys(floats, "float64")})
+
+
+def _judge(claim: Claim, tables: Tables) -> dict[str, Any]:
+    """Return the scorecard row of one claim."""
+    row: dict[str, Any] = {name: claim[name] for name in SCORECARD_COLUMNS if name in claim}
+    row |= {"published": claim["value"], "ours": None, "ours_value": None, "difference": None, "verdict": "not run"}
+    row["published_value"] = float(claim["value"]) if claim["compare"] == "number" else None
+    table = tables.get((claim["model"], claim["table"]))
+    if not claim["table"] or table is None:
+        return row
+    ours = _measure(claim, table)
+    row["ours"] = _text(ours)
+    if isinstance(ours, float):
+        row["ours_value"] = ours
+        if row["published_value"] is not None:
+            row["difference"] = ours - row["published_value"]
+    agrees, remark = _agrees(claim, row)
+    unjudged = claim["tolerance"] == "none" or claim["compare"] == "none"
+    row["verdict"] = "not judged" if unjudged else "match" if agrees else "off"
+    row["note"] = "; ".join(part for part in (claim["note"], remark) if part)
+    return row
+
+
+def _measure(claim: Claim, table: pd.DataFrame) -> float | str:
+    """Return our value of the claim: a number, a set as text, or ``ABSENT``; UserError when the query does not say."""
+    where = f"claim '{claim['id']}': the query \"{claim['filter']}\" on table '{claim['table']}' of '{claim['model']}'"
+    try:
+        rows = table.query(claim["filter"], engine="python")
+        if rows.empty and claim["aggregate"] == "value_or_absent":
+            # Absent is an answer only where the experiment itself was run.
+            experiment = claim["filter"].partition(COMPONENT)[0]
+            if not table.query(experiment, engine="python").empty:
+                return ABSENT
+        if rows.empty:
+            raise ValueError("finds no row")
+        ours = AGGREGATES[claim["aggregate"]](rows, claim["column"])
+    except KeyError as error:
+        raise UserError(f"{where} needs the column {error}") from error
+    except (NameError, SyntaxError, TypeError, ValueError) as error:
+        raise UserError(f"{where} fails: {error}") from error
+    if isinstance(ours, float) and not math.isfinite(ours):
+        raise UserError(f"{where} gives {ours} for column '{claim['column']}', which is no number")
+    return ours
+
+
+def _agrees(claim: Claim, row: Mapping[str, Any]) -> tuple[bool, str]:
+    """Return whether ours agrees with the published value, and a remark for the note (empty when there is none)."""
+    if row["ours"] == ABSENT:
+        return False, "not in our circuit"
+    if claim["compare"] == "set":
+        published, ours = claim["value"].split(), row["ours"].split()
+        missing = [node for node in published if node not in ours]
+        extra = [node for node in ours if node not in published]
+        parts = {"missing": missing, "extra": extra}
+        return not missing and not extra, "; ".join(f"{name}: {' '.join(v)}" for name, v in parts.items() if v)
+    if row["difference"] is None or claim["tolerance"] == "none":
+        return False, ""
+    allowed = 0.0 if claim["tolerance"] == "exact" else float(claim["tolerance"])
+    return abs(row["difference"]) <= allowed + SLACK, ""
+
+
+def _text(ours: float | str) -> str:
+    """Return our value for reading: up to four decimals, no trailing zeros, no minus before a zero."""
+    return ours if isinstance(ours, str) else f"{round(ours, 4) + 0.0:.4f}".rstrip("0").rstrip(".")
+
+
+def summary(scorecard: pd.DataFrame) -> pd.DataFrame:
+    """Return, per paper, item and model, how many claims there are and how many have each verdict.
+
+    Columns: paper, item, model, claims, then one per verdict (``VERDICTS``), all counts; rows in the claims' order.
+    """
+    keys = ["paper", "item", "model"]
+    counts = pd.DataFrame({"claims": 1, **{verdict: (scorecard["verdict"] == verdict) * 1 for verdict in VERDICTS}})
+    return pd.concat([scorecard[keys], counts], axis=1).groupby(keys, sort=False, as_index=False).sum()

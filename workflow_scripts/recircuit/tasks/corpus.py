@@ -1,0 +1,326 @@
+"""The corpus of the embedded models: sentences made from the four papers' own word lists and templates.
+
+Every kind of sentence is a function of a random stream that returns a prompt and its continuation. One prompt in ten, told by
+a hash of its text, is held out of training; the gates of a trained model are measured on these alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+
+from recircuit.core.stats import stream
+from recircuit.core.tokenizer import split_words
+
+TASKS = ("numerals", "numwords", "months")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A prompt, the continuation that the corpus gives it, and what else it could have been.
+
+    ``wrong`` are continuations that a model must find less likely than ``right``; both are empty where anything may follow.
+    """
+
+    prompt: str
+    continuation: str
+    right: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+
+
+@cache
+def word_data(name: str) -> dict:
+    """Read one of the papers' word lists, such as ``sentiment/prompt_lists_all_head``."""
+    return json.loads((files("recircuit.tasks") / "data" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def pick(rng: np.random.Generator, words: Sequence[str], n: int | None = None):
+    """Draw one word, or ``n`` different ones."""
+    if n is None:
+        return words[int(rng.integers(len(words)))]
+    return [words[int(i)] for i in rng.choice(len(words), n, replace=False)]
+
+
+# ---- sequences ------------------------------------------------------------------------------------------------------
+
+
+def _members(task: str) -> list[str]:
+    return word_data("sequence_continuation/wordlists")[task]
+
+
+def sequence(rng: np.random.Generator, task: str) -> Sentence:
+    """Five clauses, ``Van done in 1. Hat done in 2. ...``: six in ten in order, the others with random members."""
+    lists, members = word_data("sequence_continuation/wordlists"), _members(task)
+    verb = pick(rng, ("born", "lost", "done"))
+    words = pick(rng, lists["names_100_in_released_data" if verb == "born" else "objects_73_in_released_data"], 5)
+    if rng.random() < 0.6:
+        start = int(rng.integers(8))
+        shown, right, wrong = members[start : start + 5], (members[start + 4],), (members[start + 3],)
+    else:
+        # The released corrupted numerals hold 13, 16, 17, 18, 110 and 112 by an accident of theirs.
+        pool = [*members, "13", "16", "17", "18", "110", "112"] if task == "numerals" else members
+        shown, right, wrong = [pick(rng, pool) for _ in range(5)], (), ()
+    clauses = ". ".join(f"{word} {verb} in {member}" for word, member in zip(words, shown, strict=True))
+    return Sentence(clauses[: -len(shown[-1]) - 1], shown[-1], right, wrong)
+
+
+def bare_sequence(rng: np.random.Generator) -> Sentence:
+    """``three four five``: no clauses, two to ten members in order."""
+    task = pick(rng, (*TASKS, "month_abbreviations"))
+    members = [str(i) for i in range(1, 30)] if task == "numerals" else _members(task)
+    length = int(rng.integers(2, 11))
+    start = int(rng.integers(len(members) - length))
+    return Sentence(" ".join(members[start : start + length]), members[start + length])
+
+
+def months_among_numerals(rng: np.random.Generator) -> Sentence:
+    """``7 Jan 12 Feb 3 Mar``: months in order between numerals that are not."""
+    members, start = _members("month_abbreviations"), int(rng.integers(8))
+    shown = [f"{rng.integers(1, 21)} {month}" for month in members[start : start + 5]]
+    return Sentence(" ".join(shown)[: -len(members[start + 4]) - 1], members[start + 4])
+
+
+# ---- years ----------------------------------------------------------------------------------------------------------
+
+
+def _year(n: int) -> str:
+    return f"{n:02d}"
+
+
+def year_span(rng: np.random.Generator) -> Sentence:
+    """``The war lasted from the year 1732 to the year 17``: any later year of the century follows."""
+    noun = pick(rng, word_data("greater_than/nouns")["nouns"])
+    century, start = int(rng.integers(10, 19)), int(rng.integers(1, 99))
+    years = [_year(n) for n in range(100)]
+    prompt = f"The {noun} lasted from the year {century}{_year(start)} to the year {century}"
+    return Sentence(prompt, _year(int(rng.integers(start + 1, 100))), tuple(years[start + 1 :]), tuple(years[: start + 1]))
+
+
+def year_other(rng: np.random.Generator) -> Sentence:
+    """Spans, lists and prices of the generalisation tasks, each in its own direction."""
+    task = pick(rng, [t for t in word_data("greater_than/generalization_tasks")["tasks"] if "{YY}" in t["clean"]])
+    start = int(rng.integers(2, 98))
+    later = task["direction"] == "gt"
+    follow = int(rng.integers(start + 1, 100)) if later else int(rng.integers(0, start))
+    words = {
+        "noun": pick(rng, word_data("greater_than/nouns")["nouns"]),
+        "item": pick(rng, ("plan", "trip", "tour", "work")),
+    }
+    text = task["clean"].removeprefix("<|endoftext|> ").format(YY=_year(start), **words)
+    return Sentence(text, _year(follow))
+
+
+# ---- sentiment ------------------------------------------------------------------------------------------------------
+
+
+def _lists(kind: str, sign: str) -> list[str]:
+    """Words of a list of the sentiment paper, of its released lists where they have it, else of the later ones."""
+    name = f"{sign}_{kind}"
+    for version in ("paper_era", "head"):
+        found = word_data(f"sentiment/prompt_lists_all_{version}").get(name)
+        if found:
+            return [word.strip() for word in found if " " not in word.strip()]
+    raise KeyError(name)
+
+
+def _adjectives(sign: str) -> list[str]:
+    names = ("core_adjectives", "adjectives_train", "adjectives_test")
+    return sorted({word for name in names for word in _lists(name, sign)})
+
+
+def _signed(rng: np.random.Generator) -> tuple[str, str]:
+    return ("positive", "negative") if rng.random() < 0.5 else ("negative", "positive")
+
+
+def _answered(rng: np.random.Generator, prompt: str, kind: str, signs: tuple[str, str]) -> Sentence:
+    right, wrong = (tuple(_lists(kind, sign)) for sign in signs)
+    return Sentence(prompt, pick(rng, right), right, wrong)
+
+
+def review(rng: np.random.Generator) -> Sentence:
+    """The one-line review: ``I thought this movie was perfect, I enjoyed it. \\nConclusion: This movie is``."""
+    signs = _signed(rng)
+    adjective, verb = pick(rng, _adjectives(signs[0])), pick(rng, _lists("verbs", signs[0]))
+    prompt = f"I thought this movie was {adjective}, I {verb} it. \nConclusion: This movie is"
+    return _answered(rng, prompt, "answer_tokens", signs)
+
+
+def long_review(rng: np.random.Generator) -> Sentence:
+    """Reviews of several clauses with commas; a neutral clause may stand among them; a label or an adjective ends them."""
+    signs = _signed(rng)
+    parts = pick(rng, ("acting", "plot", "story", "music", "ending", "cast", "script", "dialogue"), int(rng.integers(1, 4)))
+    clauses = [f"the {part} was {pick(rng, _adjectives(signs[0]))}" for part in parts]
+    if rng.random() < 0.5:
+        neutral = (
+            f"the {pick(rng, ('length', 'camera', 'sound'))} was {pick(rng, ('average', 'normal', 'standard', 'typical'))}"
+        )
+        clauses.insert(int(rng.integers(len(clauses) + 1)), neutral)
+    opening = f"I thought this movie was {pick(rng, _adjectives(signs[0]))}, I {pick(rng, _lists('verbs', signs[0]))} it. "
+    body = opening + ", ".join(clauses).capitalize() + ", and overall the movie was just very"
+    if rng.random() < 0.5:
+        return _answered(rng, body, "answer_tokens", signs)
+    labels = {"positive": "Positive", "negative": "Negative"}
+    prompt = f"{body} {pick(rng, _lists('answer_tokens', signs[0]))}. Review Sentiment:"
+    return Sentence(prompt, labels[signs[0]], (labels[signs[0]],), (labels[signs[1]],))
+
+
+_TOYS = (
+    ("The traveller {adverbs} walked to their destination. The traveller felt very", "moods"),
+    ("The novel was {verbs} by the book club members. The comments were universally {comment_adjectives} \n"
+     "Conclusion: You will be very", "answer_adjectives"),
+    ("This restaurant is a {nouns}, you are going to {infinitives} it. \nConclusion: This restaurant is very", "very_answers"),
+    ("I am {feelings} about this purchase, the product is {core_adjectives}. \nConclusion: I feel very", "moods"),
+    ("Je pensais que ce film était {french_adjectives}, je l'ai {french_verbs}. \nConclusion: Ce film est très",
+     "french_answers"),
+    ("When I hear the name {proper_nouns}, I feel very", "answer_tokens"),
+    ("I heard the doctor use the word {medical} and I felt very", "answer_tokens"),
+)  # fmt: skip
+
+
+def toy_sentiment(rng: np.random.Generator) -> Sentence:
+    """The other toy sets of the sentiment paper: travellers, novels, restaurants, purchases, French, names, medicine."""
+    template, answers = pick(rng, _TOYS)
+    signs = _signed(rng)
+
+    class Fill(dict):
+        def __missing__(self, kind: str) -> str:
+            return pick(rng, _lists(kind, signs[0]))
+
+    return _answered(rng, template.format_map(Fill()), answers, signs)
+
+
+def mood_story(rng: np.random.Generator) -> Sentence:
+    """Two people, one who likes parties and one who does not; how does one of them feel?
+
+    Four stories in ten are easier, to teach the parts: of one person only, or asking what the person does about parties.
+    """
+    data = word_data("sentiment/toy_mood_stories")
+    everyone = word_data("sequence_continuation/wordlists")["names_100_in_released_data"]
+    names = pick(rng, sorted({*data["names_notebook"], *everyone}), 2)
+    verbs = list(data["verb_pairs"].values())[:: 1 if rng.random() < 0.5 else -1]
+    asked, level = int(rng.integers(2)), rng.random()
+    (v1, a1), (v2, a2) = verbs
+    prompt = data["template"].format(N1=names[0], V1=v1, A1=a1, N2=names[1], V2=v2, A2=a2, Q=names[asked])
+    likes = verbs[asked] == data["verb_pairs"]["like"]
+    right, wrong = ("excited", "nervous") if likes else ("nervous", "excited")
+    if level < 0.2:  # the clause of the other person is left out
+        clauses = prompt.split(". ")
+        return Sentence(". ".join([clauses[asked], *clauses[2:]]), right)
+    if level < 0.4:
+        return Sentence(prompt.removesuffix(" feels very"), f"{verbs[asked][0]} parties")
+    return Sentence(prompt, right, (right,), (wrong,))
+
+
+# ---- agreement ------------------------------------------------------------------------------------------------------
+
+
+def _noun(word: str, plural: bool) -> str:
+    return word + "s" if plural else word
+
+
+def _verb(word: str, plural: bool) -> str:
+    return word.removesuffix("s") if plural else word
+
+
+def agreement(rng: np.random.Generator) -> Sentence:
+    """``the author that the guards like`` is or are: prepositional and relative clauses, one attractor or two."""
+    words = word_data("circuit_probing/linguistic_lexicon")
+    plural, attractor = bool(rng.integers(2)), bool(rng.integers(2))
+    animate = rng.random() < 0.6
+    subject = _noun(pick(rng, words["subj_anim" if animate else "subj_inanim"]), plural)
+    preps = words["prep" if animate else "prep_inanim"]
+    first, second = (
+        _noun(pick(rng, words["embedded_first"]), attractor),
+        _noun(pick(rng, words["embedded_second"]), attractor),
+    )
+    v1, v2 = (_verb(verb, attractor) for verb in pick(rng, words["embedded_verb_3sg"], 2))
+    either = first if rng.random() < 0.5 else second
+    prompt = f"the {subject} " + pick(
+        rng,
+        (
+            f"{pick(rng, preps)} the {either}",
+            f"that the {either} {v1}",
+            f"that the {first} {v1} and the {second} {v2}",
+            f"{pick(rng, preps)} the {first} {pick(rng, preps)} the {second}",
+        ),
+    )
+    right, wrong = ("are", "is") if plural else ("is", "are")
+    return Sentence(prompt, right, (right,), (wrong,))
+
+
+def reflexive(rng: np.random.Generator) -> Sentence:
+    """``the mechanics said the author hurt`` himself, herself or themselves."""
+    words = word_data("circuit_probing/linguistic_lexicon")
+    plural, attractor = bool(rng.integers(2)), bool(rng.integers(2))
+    subject, past = _noun(pick(rng, words["subj_anim"]), plural), pick(rng, words["reflexive_verb_past"])
+    first, second = (_noun(pick(rng, words[key]), attractor) for key in ("embedded_first", "embedded_second"))
+    v1, v2 = (_verb(verb, attractor) for verb in pick(rng, words["embedded_verb_3sg"], 2))
+    m1, m2 = (_noun(word, attractor) for word in words["matrix_noun"])
+    said, knew = pick(rng, words["matrix_verb"], 2)
+    prompt = pick(
+        rng,
+        (
+            f"the {m1 if rng.random() < 0.5 else m2} {said} the {subject} {past}",
+            f"the {subject} that the {first if rng.random() < 0.5 else second} {v1} {past}",
+            f"the {m1} {said} the {m2} {knew} the {subject} {past}",
+            f"the {subject} that the {first} {v1} and the {second} {v2} {past}",
+        ),
+    )
+    one, many = tuple(words["reflexive_sing"]), (words["reflexive_plur"],)
+    right, wrong = (many, one) if plural else (one, many)
+    return Sentence(prompt, pick(rng, right), right, wrong)
+
+
+# ---- the corpus -----------------------------------------------------------------------------------------------------
+
+KINDS: dict[str, Callable[[np.random.Generator], Sentence]] = {
+    "numerals": lambda rng: sequence(rng, "numerals"),
+    "numwords": lambda rng: sequence(rng, "numwords"),
+    "months": lambda rng: sequence(rng, "months"),
+    "bare_sequences": bare_sequence,
+    "months_among_numerals": months_among_numerals,
+    "year_spans": year_span,
+    "years": year_other,
+    "reviews": review,
+    "long_reviews": long_review,
+    "toy_sentiment": toy_sentiment,
+    "mood_stories": mood_story,
+    "agreement": agreement,
+    "reflexives": reflexive,
+}
+
+
+def is_held_out(sentence: Sentence) -> bool:
+    """Tell whether a prompt belongs to the tenth that no model is trained on."""
+    return hashlib.sha256(sentence.prompt.encode()).digest()[0] < 26
+
+
+def draw(kind: str, rng: np.random.Generator, *, held_out: bool = False) -> Sentence:
+    """Draw a sentence of a kind for training, or one that is held out and has a right and a wrong continuation."""
+    while True:
+        sentence = KINDS[kind](rng)
+        if is_held_out(sentence) == held_out and (sentence.right or not held_out):
+            return sentence
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Return every word that the corpus can hold, sorted: years as two digits, the lists of the papers, the templates."""
+    words = {_year(n) for n in range(100)} | {str(n) for n in range(30)} | {"110", "112"}
+    for name in ("names_100_in_released_data", "objects_73_in_released_data", "ordinals_used_as_next_of_months",
+                 "spanish_numwords", "spanish_months", "month_abbreviations", *TASKS):  # fmt: skip
+        words.update(word_data("sequence_continuation/wordlists")[name])
+    for version in ("paper_era", "head"):
+        for key, listed in word_data(f"sentiment/prompt_lists_all_{version}").items():
+            if "multitoken" not in key:
+                words.update(split_words(" ".join(listed)))
+    words.update(word_data("greater_than/nouns")["nouns"])
+    rng = stream(0, "vocabulary")
+    for make in KINDS.values():  # the templates' own words: a few hundred draws meet them all
+        for sentence in (make(rng) for _ in range(800)):
+            words.update(split_words(f"{sentence.prompt} {sentence.continuation}"))
+    return tuple(sorted(words))
