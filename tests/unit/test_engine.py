@@ -1,8 +1,9 @@
 """The forward pass, every ablation and every tail against transformers with plain hooks, in float64 to 1e-10."""
 
-import oracle
 import pytest
 import torch
+
+import oracle
 from recircuit.core.families import load
 from recircuit.core.nodes import Circuit
 from recircuit.methods import ablation

@@ -5,9 +5,10 @@ import json
 from collections import defaultdict
 from importlib.resources import files
 
-import oracle
 import pytest
 import torch
+
+import oracle
 from recircuit.core.families import load
 from recircuit.core.nodes import head, mlp
 from recircuit.methods import ablation

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
 import recircuit
 from recircuit.core.errors import UserError
 from recircuit.study.scorecard import AGGREGATES, CLAIM_COLUMNS, SCORECARD_COLUMNS, read_claims, score, summary

@@ -16,18 +16,21 @@ def stream(seed: int, *labels: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(key[:16], "big")))
 
 
-def bootstrap_ratio(
-    numerator: Float[np.ndarray, "n"],
-    denominator: Float[np.ndarray, "n"],
+def bootstrap_percent(
+    scores: Float[np.ndarray, "k n"],
+    full: Float[np.ndarray, "n"],
     rng: np.random.Generator,
     *,
     draws: int = 1000,
     level: float = 0.95,
-) -> tuple[float, float]:
-    """Return the percentile interval of ``mean(numerator) / mean(denominator)`` over resampled prompts (pairs kept)."""
-    n = len(numerator)
-    # Counts instead of indices: one matrix product gives all resampled means.
+) -> tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k"]]:
+    """Return the percentile interval of ``100 * mean(score) / mean(full)`` over resampled prompts, for each row of scores.
+
+    Prompts are resampled in pairs (score and full), and the same way for every row.
+    """
+    n = len(full)
+    # Counts instead of indices: one matrix product gives all resampled sums.
     counts = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
-    ratios = (counts @ numerator.astype(np.float64)) / (counts @ denominator.astype(np.float64))
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    percents = 100 * (counts @ scores.T.astype(np.float64)) / (counts @ full.astype(np.float64))[:, None]
+    low, high = np.quantile(percents, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high

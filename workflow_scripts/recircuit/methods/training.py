@@ -73,7 +73,7 @@ def logits_everywhere(model: Model, tokens: Tensor) -> Tensor:
     for layer, block in enumerate(model.blocks):
         x = x + attention_out(block.heads, attention(model, layer, x)) + block.out_bias
         x = x + mlp(model, layer, x)
-    return layer_norm(model.final_norm, x, model.spec.eps) @ model.tokens.T
+    return layer_norm(model.final_norm, x, model.spec.eps) @ model.unembedding.T
 
 
 def encode(tokenizer: Tokenizer, sentences: list[corpus.Sentence], with_bos: np.ndarray) -> list[list[int]]:

@@ -1,0 +1,15 @@
+# recircuit: the circuits of four papers, from prompts to figures. `snakemake --cores 1 list` shows everything that can be built.
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/models.smk"
+include: "rules/sequence_continuation.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        MANIFEST,
+        TARGETS,

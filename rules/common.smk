@@ -1,0 +1,130 @@
+# What every rule file uses: a checked configuration, the spec of a job, captions, and how much a job asks for.
+# Standard library and YAML only: this file is read again by every cluster job.
+import os
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
+sys.path.insert(0, str(SCRIPTS))
+os.environ["PYTHONPATH"] = str(SCRIPTS)  # an environment made by conda does not have the library installed
+os.environ["HF_HUB_OFFLINE"] = "1"  # only fetch rules use the network, and they do not go through the hub's client
+
+from recircuit.core.errors import UserError
+from recircuit.study import inventory
+from recircuit.study.config import lookup, ordered, validate
+from recircuit.study.digest import code_digest, data_digest
+
+try:
+    validate(config)
+except UserError as error:
+    raise WorkflowError(str(error))
+
+ENVIRONMENT = str(Path(workflow.basedir) / "envs" / "environment.yaml")
+MANIFEST = "cache/MANIFEST.tsv"
+CAPTION = "../workflow_scripts/report/caption.rst"
+LOCK = "configs/hub.lock.json"
+CLAIMS = SCRIPTS / "recircuit" / "study" / "claims" / "sequence_continuation.csv"
+DATA = SCRIPTS / "recircuit" / "tasks" / "data"
+SEQ_DATA = [f"sequence_continuation/{name}" for name in ("wordlists.json", "clean_prompts.csv", "corrupted_prompts.csv")]
+CORPUS_DATA = [
+    "sequence_continuation/wordlists.json",
+    "greater_than/nouns.json",
+    "greater_than/generalization_tasks.json",
+    "sentiment/prompt_lists_all_head.json",
+    "sentiment/prompt_lists_all_paper_era.json",
+    "sentiment/toy_mood_stories.json",
+    "circuit_probing/linguistic_lexicon.json",
+]
+GPU = int(config["device"] == "cuda")
+PUBLISHED_LISTS = ["llama-2-7b-chat"]  # models of which published circuits are compared without being run
+VARIANTS = ["published", "fixed"]
+SEQ_TASKS = ["numerals", "numwords", "months"]
+HUB, TRAINED, LOCAL = (
+    sorted(name for name, model in config["models"].items() if model["source"] == source)
+    for source in ("hub", "trained", "local")
+)
+
+
+def either(names):
+    """A wildcard constraint: one of these names, or nothing at all."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+wildcard_constraints:
+    model=either(config["models"]),
+    variant=either(VARIANTS),
+    task=either(SEQ_TASKS),
+
+
+def spec(script, *keys, data=(), **facts):
+    """What a job's result depends on: values of the configuration (dotted keys), data files, and a digest of its code."""
+
+    def resolve(wildcards):
+        found = dict(facts)
+        for key in keys:
+            name = "model" if key == "models.{model}" else key.rpartition(".")[2]
+            found[name] = lookup(config, key.format(**dict(wildcards.items())))
+        if data:
+            found["data"] = {name: data_digest(DATA / name) for name in data}
+        # One mapping of plain values, sorted: Snakemake compares params without their names, and as text.
+        return ordered(found) | {"code": code_digest(SCRIPTS / script)}
+
+    return resolve
+
+
+def caption(paper, id):
+    """Params function: an item's number, title and caption, for the picture and the report."""
+
+    def resolve(wildcards):
+        item = inventory.item(paper, id.format(**dict(wildcards.items())))
+        return {"caption": item.caption, "number": item.number, "title": item.title}
+
+    return resolve
+
+
+def megabytes(model):
+    """fp32 weights of a model in MB, from its shape: 12 d^2 per layer, and an embedding of 50 thousand words at most."""
+    width = config["models"][model]["width"]
+    words = 2_000 if model in TRAINED else 50_257
+    return 4e-6 * (12 * config["models"][model]["layers"] * width**2 + words * width)
+
+
+def memory(copies=0):
+    """Resource function: MB of memory; ``copies`` counts residual streams of all prompts and layers kept at once."""
+
+    def resolve(wildcards, attempt):
+        shape = config["models"][wildcards.model]
+        rows = 3 * config["sequence_continuation"]["prompts_per_template"] * 23 * shape["layers"] * shape["width"]
+        return int(attempt * (1500 + 2 * megabytes(wildcards.model) + 4e-6 * rows * copies))
+
+    return resolve
+
+
+def minutes(forwards):
+    """Resource function: minutes on a GPU (or on a core, for models of up to 10 MB) for ``forwards`` passes over a data set."""
+
+    def resolve(wildcards, attempt):
+        work = forwards * megabytes(wildcards.model) * config["sequence_continuation"]["prompts_per_template"] / 512
+        return int(attempt * (10 + work / (2000 if GPU else 40)))
+
+    return resolve
+
+
+def claim_tables():
+    """The tables that claims and the manifest look at: of every model of every paper, and of published lists."""
+    seq = "cache/sequence_continuation/"
+    per_model = [
+        seq + "prompts/{model}/prompts.parquet",
+        seq + "baseline/{model}/baseline.parquet",
+        seq + "ablations/{model}/single_ablation.parquet",
+        seq + "pruning/{model}/{variant}/{task}/trace.parquet",
+        seq + "pruning/{model}/{variant}/{task}/circuit.parquet",
+        seq + "circuits/{model}/{variant}/scores.parquet",
+        seq + "circuits/{model}/{variant}/head_drop.parquet",
+        seq + "circuits/{model}/{variant}/overlaps.parquet",
+    ]
+    models = config["sequence_continuation"]["models"]
+    return [
+        *collect(per_model, model=models, variant=VARIANTS, task=SEQ_TASKS),
+        *collect(seq + "circuits/{model}/published/overlaps.parquet", model=PUBLISHED_LISTS),
+    ]

@@ -1,0 +1,84 @@
+# What we got beside what was published, where every file came from, and what can be built.
+TARGETS = [path for _, _, path in inventory.targets(config)]
+INVENTORY = [
+    {"paper": item.paper, "id": item.id, "title": item.title, "model": model, "target": path}
+    for item, model, path in inventory.targets(config)
+]
+
+
+rule report_score_claims:
+    input:
+        tables=claim_tables(),
+    output:
+        scorecard="cache/report/scorecard.parquet",
+        page=report("figures/scorecard.html", caption=CAPTION, category="scorecard"),
+    log:
+        "cache/logs/report_score_claims.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        spec=spec("report/report_score_claims.py", claims={"sequence_continuation": data_digest(CLAIMS)}),
+        item={"caption": "Every published number beside ours.", "number": "ours", "title": "Scorecard"},
+    script:
+        "../workflow_scripts/report/report_score_claims.py"
+
+
+rule report_write_manifest:
+    input:
+        tables=claim_tables(),
+        scorecard="cache/report/scorecard.parquet",
+    output:
+        manifest=MANIFEST,
+    log:
+        "cache/logs/report_write_manifest.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        spec=spec("report/report_write_manifest.py"),
+    script:
+        "../workflow_scripts/report/report_write_manifest.py"
+
+
+rule list:
+    log:
+        "cache/logs/list.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        spec=spec("report/list.py"),
+        entries=INVENTORY,
+    script:
+        "../workflow_scripts/report/list.py"
+
+
+rule trace:
+    log:
+        "cache/logs/trace.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        spec=spec("report/trace.py"),
+        item=config.get("item", ""),
+        known=TARGETS,
+    script:
+        "../workflow_scripts/report/trace.py"

@@ -1,0 +1,34 @@
+"""The environment's ``snakemake`` command: Snakemake's own, with one repair of how it reads the command line.
+
+Snakemake's options that take ``key=value`` words also take any target that follows them, so that
+``snakemake --cores 1 --resources gpu=1 all`` stops with a ValueError (snakemake#1069). Here such an option ends at the
+first word without ``=``. ``python -m snakemake all --cores 1 --resources gpu=1`` is the same thing without the repair.
+"""
+
+import sys
+
+KEY_VALUE_OPTIONS = frozenset(
+    {"--resources", "--res", "--config", "-C", "--set-resources", "--set-threads", "--default-resources", "--default-res"}
+    | {"--set-resource-scopes", "--set-scatter", "--consider-ancient"}
+)
+
+
+def targets_first(words: list[str]) -> list[str]:
+    """Move targets that stand behind a ``key=value`` option to the front, where no option can take them."""
+    targets, rest, in_pairs = [], [], False
+    for word in words:
+        if word.startswith("-"):
+            in_pairs = word in KEY_VALUE_OPTIONS
+        elif in_pairs and "=" not in word:
+            targets.append(word)
+            continue
+        rest.append(word)
+    return [*targets, *rest]
+
+
+def main() -> None:
+    """Run Snakemake on the repaired command line."""
+    from snakemake.cli import main as snakemake_main
+
+    sys.argv[1:] = targets_first(sys.argv[1:])
+    snakemake_main(sys.argv[1:])

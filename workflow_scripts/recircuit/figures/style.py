@@ -1,0 +1,48 @@
+"""One look for all pictures, and files whose bytes repeat: no dates, a passport inside."""
+
+import json
+from collections.abc import Mapping
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from recircuit.core.files import atomic
+
+# The paper's colours: numerals red, number words blue, months gold.
+TASK_COLOURS = {"numerals": "#c0392b", "numwords": "#2c6fbb", "months": "#c8960c"}
+TASK_NAMES = {
+    "numerals": "numerals",
+    "numwords": "number words",
+    "months": "months",
+    "spanish_numwords": "Spanish number words",
+    "spanish_months": "Spanish months",
+}
+
+plt.rcParams.update(
+    {
+        "figure.dpi": 100, "savefig.dpi": 200, "figure.constrained_layout.use": True, "font.size": 10,
+        "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+        "pdf.fonttype": 42, "svg.hashsalt": "recircuit",
+    }
+)  # fmt: skip
+
+
+def title(item: Mapping[str, str], model: str) -> str:
+    """Return a picture's heading: the item's title, its number in the paper, and the model it was made with."""
+    return f"{item['title']} ({item['number']}) · {model}"
+
+
+def save(figure: Figure, output, passport: Mapping) -> None:
+    """Write a figure as ``output.pdf`` and ``output.png``, each with its passport among its metadata."""
+    text = json.dumps(passport, sort_keys=True)
+    for path, metadata in (
+        (output.pdf, {"Keywords": text, "CreationDate": None, "Creator": "recircuit", "Producer": None}),
+        (output.png, {"recircuit": text, "Software": None}),
+    ):
+        with atomic(str(path)) as part:
+            figure.savefig(part, format=str(path).rpartition(".")[2], metadata=metadata)
+    plt.close(figure)

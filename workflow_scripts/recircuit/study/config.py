@@ -1,0 +1,117 @@
+"""Check a configuration before any job starts; every mistake is one sentence with the key and the nearest valid choice.
+
+Imported by the Snakefile: the standard library, jsonschema and YAML only.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator, ValidationError
+
+from recircuit.core.errors import UserError, nearest
+
+PAPERS = ("sequence_continuation", "greater_than", "circuit_probing", "sentiment")
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    return Draft202012Validator(yaml.safe_load(Path(__file__).with_name("config.schema.yaml").read_text(encoding="utf-8")))
+
+
+def validate(config: Mapping) -> None:
+    """Raise UserError unless the configuration fits the schema and names only models that are there and can do the task."""
+    errors = sorted(_validator().iter_errors(config), key=lambda error: (len(error.absolute_path), str(error.absolute_path)))
+    if errors:
+        raise UserError(_sentence(_deepest(errors[0], config)))
+    for paper in PAPERS:
+        for name in config.get(paper, {}).get("models", ()):
+            _check_model(config, paper, name)
+    for name, model in config["models"].items():
+        _check_shape(name, model)
+
+
+def _deepest(error: ValidationError, config: Mapping) -> ValidationError:
+    """Look into a ``oneOf`` of sources: the branch whose source is the one that was chosen holds the real mistake."""
+    if not error.context:
+        return error
+    chosen = error.instance.get("source") if isinstance(error.instance, Mapping) else None
+    for part in error.context:
+        branch = error.validator_value[part.schema_path[0]]
+        if branch.get("$ref", "").endswith(f"/{chosen}"):
+            return part
+    return error.context[0]
+
+
+def _sentence(error: ValidationError) -> str:
+    where = ".".join(str(part) for part in error.absolute_path) or "the top level"
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})
+        key = next(key for key in error.instance if key not in known)
+        return f"config: the key '{key}' at {where} is not known{nearest(key, known)}"
+    if error.validator == "required":
+        key = next(key for key in error.validator_value if key not in error.instance)
+        return f"config: the key '{key}' is missing at {where}"
+    if error.validator == "enum":
+        return f"config: {where} is {error.instance!r}{nearest(error.instance, map(str, error.validator_value))}"
+    if error.validator == "type":
+        return f"config: {where} is {error.instance!r}; expected {error.validator_value}"
+    return f"config: {where}: {error.message}"
+
+
+def _check_model(config: Mapping, paper: str, name: str) -> None:
+    models = config["models"]
+    if name not in models:
+        raise UserError(f"config: {paper}.models names '{name}', which is not under models{nearest(name, models)}")
+    able = models[name].get("papers", PAPERS)
+    if paper not in able:
+        others = [other for other in models if paper in models[other].get("papers", PAPERS)]
+        raise UserError(f"config: {paper}.models names '{name}', which can do {', '.join(able)} only{nearest(name, others)}")
+
+
+def _check_shape(name: str, model: Mapping) -> None:
+    if model["width"] % model["heads"]:
+        raise UserError(f"config: models.{name}.width={model['width']} is not a multiple of heads={model['heads']}")
+    if model["source"] == "trained":
+        kinds = _corpus_kinds()
+        for key in ("mixture", "gates"):
+            for kind in model[key]:
+                if kind not in kinds:
+                    raise UserError(f"config: models.{name}.{key} names '{kind}'{nearest(kind, kinds)}")
+
+
+@cache
+def _corpus_kinds() -> tuple[str, ...]:
+    # Read from the source, not imported: the Snakefile must not pay for numpy and tokenizers each time it is read.
+    import ast
+
+    path = Path(__file__).parents[1] / "tasks" / "corpus.py"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "KINDS":
+            return tuple(key.value for key in node.value.keys)
+    raise AssertionError("corpus.py has no KINDS")
+
+
+def lookup(config: Mapping, path: str):
+    """Return the value at a dotted path; keys that hold dots themselves are tried whole first."""
+    value, rest = config, path
+    while rest:
+        key = next(key for key in _prefixes(rest) if key in value)
+        value, rest = value[key], rest[len(key) + 1 :]
+    return value
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    parts = path.split(".")
+    for length in range(len(parts), 0, -1):
+        yield ".".join(parts[:length])
+
+
+def ordered(value):
+    """Return a value with all mappings sorted by key, so that the order in a YAML file changes nothing."""
+    if isinstance(value, Mapping):
+        return {key: ordered(value[key]) for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [ordered(part) for part in value]
+    return value
