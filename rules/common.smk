@@ -1,4 +1,4 @@
-# What every rule file uses: a checked configuration, the spec of a job, captions, and how much a job asks for.
+# What every rule file uses. A checked configuration, the spec of a job, captions, and how much a job asks for.
 # Standard library and YAML only: this file is read again by every cluster job.
 import os
 import sys
@@ -6,8 +6,9 @@ from pathlib import Path
 
 SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
 sys.path.insert(0, str(SCRIPTS))
-os.environ["PYTHONPATH"] = str(SCRIPTS)  # an environment made by conda does not have the library installed
-os.environ["HF_HUB_OFFLINE"] = "1"  # only fetch rules use the network, and they do not go through the hub's client
+# An environment made by conda does not have the library installed; and only fetch rules may use the network, which do not go
+# through the hub's client.
+os.environ.update(PYTHONPATH=str(SCRIPTS), HF_HUB_OFFLINE="1")
 
 from recircuit.core.errors import UserError
 from recircuit.study import inventory
@@ -112,19 +113,18 @@ def minutes(forwards):
 
 def claim_tables():
     """The tables that claims and the manifest look at: of every model of every paper, and of published lists."""
-    seq = "cache/sequence_continuation/"
     per_model = [
-        seq + "prompts/{model}/prompts.parquet",
-        seq + "baseline/{model}/baseline.parquet",
-        seq + "ablations/{model}/single_ablation.parquet",
-        seq + "pruning/{model}/{variant}/{task}/trace.parquet",
-        seq + "pruning/{model}/{variant}/{task}/circuit.parquet",
-        seq + "circuits/{model}/{variant}/scores.parquet",
-        seq + "circuits/{model}/{variant}/head_drop.parquet",
-        seq + "circuits/{model}/{variant}/overlaps.parquet",
+        "cache/sequence_continuation/prompts/{model}/prompts.parquet",
+        "cache/sequence_continuation/baseline/{model}/baseline.parquet",
+        "cache/sequence_continuation/ablations/{model}/single_ablation.parquet",
+        "cache/sequence_continuation/pruning/{model}/{variant}/{task}/trace.parquet",
+        "cache/sequence_continuation/pruning/{model}/{variant}/{task}/circuit.parquet",
+        "cache/sequence_continuation/circuits/{model}/{variant}/scores.parquet",
+        "cache/sequence_continuation/circuits/{model}/{variant}/head_drop.parquet",
+        "cache/sequence_continuation/circuits/{model}/{variant}/overlaps.parquet",
     ]
     models = config["sequence_continuation"]["models"]
     return [
         *collect(per_model, model=models, variant=VARIANTS, task=SEQ_TASKS),
-        *collect(seq + "circuits/{model}/published/overlaps.parquet", model=PUBLISHED_LISTS),
+        *collect("cache/sequence_continuation/circuits/{model}/published/overlaps.parquet", model=PUBLISHED_LISTS),
     ]
