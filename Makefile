@@ -21,7 +21,7 @@ lint: $(STAMP)
 	. $(BIN)/activate && snakemake --lint
 
 bench: $(STAMP)
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.bench
+	PYTHONPATH=tests OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.bench
 
 clean:
 	rm -rf cache figures

@@ -39,7 +39,7 @@ __all__ = ["LENGTH", "Setting", "baseline", "circuit_scores", "head_drops", "mea
 
 def prompts_of(frame: pd.DataFrame, device: torch.device) -> Prompts:
     """Turn rows of the prompts table into tensors; ``end`` is the last token."""
-    tokens = torch.tensor(frame["tokens"].tolist(), device=device)
+    tokens = torch.from_numpy(np.stack(frame["tokens"])).long().to(device)
     end = torch.full((len(frame),), tokens.shape[1] - 1, device=device)
     answers = torch.tensor(frame[["corr_id", "incorr_id"]].to_numpy(), device=device).long()
     return Prompts(tokens, end, answers)
@@ -115,19 +115,20 @@ class Setting:
     """A model with the paper's prompts and means at hand."""
 
     def __init__(self, model: Model, prompts: pd.DataFrame, means_path: str | Path, chunk: int) -> None:
-        self.model, self.table, self.chunk = model, prompts, chunk
+        self.model, self.chunk = model, chunk
+        self._prompts = {
+            key: prompts_of(rows.sort_values("row"), model.device) for key, rows in prompts.groupby(["task", "set"])
+        }
         with safe_open(str(means_path), framework="pt", device=str(model.device)) as file:
             self._means = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
     def prompts(self, task: str) -> Prompts:
         """Return the clean prompts of a task."""
-        return prompts_of(select(self.table, task, "clean"), self.model.device)
+        return self._prompts[task, "clean"]
 
     def corrupted(self, task: str, variant: str) -> Tensor | None:
         """Return the prompts that MLP means are taken over again for each circuit; None in the fixed variant."""
-        if variant != "published":
-            return None
-        return prompts_of(select(self.table, task, CORRUPTED[variant]), self.model.device).tokens
+        return self._prompts[task, CORRUPTED[variant]].tokens if variant == "published" else None
 
     def reference(self, task: str, variant: str) -> Reference:
         """Return the means of the unablated model."""

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from recircuit.figures.heat_table import heat_table
-from recircuit.figures.style import TASK_COLOURS, TASK_NAMES
+from recircuit.figures.style import TASK_COLOURS, TASK_NAMES, number
 
 TASKS = ("numerals", "numwords", "months")
 
@@ -22,7 +22,7 @@ def head_drops(drops: pd.DataFrame, single: pd.DataFrame, title: str) -> Figure:
     wide = wide.loc[wide.fillna(0).mean(axis=1).sort_values(kind="stable").index]
     wide["alone"] = alone.reindex(wide.index).to_numpy()
     values = wide.to_numpy()
-    texts = [["–" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values]
+    texts = [["–" if np.isnan(v) else number(v, 2) for v in row] for row in values]
     worst = max(20.0, float(np.nanmax(np.abs(values))))
     return heat_table(
         values,
@@ -48,14 +48,16 @@ def cross_task(scores: pd.DataFrame, threshold: float, title: str) -> Figure:
     for circuit in order:
         found = [named.loc[(circuit, task)] for task in TASKS]
         values.append([row["score_pct"] for row in found])
-        texts.append([f"{row['score_pct']:.2f}\n[{row['ci_lo']:.1f}, {row['ci_hi']:.1f}]" for row in found])
+        texts.append(
+            [f"{number(row['score_pct'], 2)}\n[{number(row['ci_lo'], 1)}, {number(row['ci_hi'], 1)}]" for row in found]
+        )
         rows.append(f"{_circuit_name(circuit)}\n({found[0]['n_heads']} heads, {found[0]['n_mlps']} MLPs)")
     named_rows = len(rows)
     for kind, label in (("random_size", "random, same size"), ("random_layer", "random, same heads\nper layer and MLPs")):
         drawn = at[at["circuit_kind"] == kind].groupby("data_task")["score_pct"]
         mean, low, high = (getattr(drawn, name)().reindex(list(TASKS)) for name in ("mean", "min", "max"))
         values.append(mean.tolist())
-        texts.append([f"{mean[t]:.1f}\n{low[t]:.0f} to {high[t]:.0f}" for t in TASKS])
+        texts.append([f"{number(mean[t], 1)}\n{number(low[t], 0)} to {number(high[t], 0)}" for t in TASKS])
         rows.append(label)
     return heat_table(
         np.array(values),

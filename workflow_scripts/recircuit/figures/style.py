@@ -31,6 +31,12 @@ plt.rcParams.update(
 )  # fmt: skip
 
 
+def number(value: float, digits: int) -> str:
+    """Write a number with a true minus sign, and never a minus before nothing but zeros."""
+    text = f"{value:.{digits}f}"
+    return text.replace("-", "" if float(text) == 0 else "−")
+
+
 def title(item: Mapping[str, str], model: str) -> str:
     """Return a picture's heading: the item's title, its number in the paper, and the model it was made with."""
     return f"{item['title']} ({item['number']}) · {model}"

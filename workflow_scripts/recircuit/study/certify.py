@@ -62,13 +62,14 @@ def _transformers(folder: Path, model: Model) -> Callable[[Tensor], Tensor]:
 
 def _transformer_lens(folder: Path, model: Model) -> Callable[[Tensor], Tensor]:
     from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerFast
 
-    # A second copy: the bridge edits the model that it is given. It is handed ids only, but asks for a tokenizer; one without
-    # a beginning-of-text token is not loaded again from a name.
-    inner = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")
+    # It is handed ids only, but asks for a tokenizer; one without a beginning-of-text token is not loaded again from a name.
+    only_ids = Tokenizer(WordLevel({"<|endoftext|>": 0}, unk_token="<|endoftext|>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=only_ids, eos_token="<|endoftext|>")
+    # A second copy of the model: the bridge edits the one that it is given.
     bridge = TransformerBridge.boot_transformers(
         str(folder), hf_model=_hub_model(folder, model), tokenizer=tokenizer, device=str(model.device), dtype=model.dtype
     )
