@@ -4,7 +4,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def logit_diff(logits: Float[Tensor, "n 2"]) -> Float[Tensor, "n"]:
+def logit_diff(logits: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
     """Return logit[correct] - logit[incorrect], from columns (correct, incorrect)."""
     return logits[:, 0] - logits[:, 1]
 
@@ -27,7 +27,7 @@ def answer_stats(logits: Float[Tensor, "n v"], answers: Int[Tensor, "n 2"]) -> d
     }
 
 
-def percent_of(score: Float[Tensor, "n"], full: Float[Tensor, "n"]) -> float:
+def percent_of(score: Float[Tensor, " n"], full: Float[Tensor, " n"]) -> float:
     """Return 100 * mean(score) / mean(full), in float64 (sequence continuation, section 3, E1)."""
     return float(100 * score.double().mean() / full.double().mean())
 

@@ -172,6 +172,6 @@ def unembed(
     return torch.einsum("nd,ncd->nc", h, model.unembedding[columns])
 
 
-def at(x: Float[Tensor, "n T *r"], end: Int[Tensor, "n"]) -> Float[Tensor, "n *r"]:
+def at(x: Float[Tensor, "n T *r"], end: Int[Tensor, " n"]) -> Float[Tensor, " n *r"]:
     """Pick one position per prompt."""
     return x[torch.arange(x.shape[0], device=x.device), end]

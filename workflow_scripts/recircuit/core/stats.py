@@ -18,12 +18,12 @@ def stream(seed: int, *labels: str | int) -> np.random.Generator:
 
 def bootstrap_percent(
     scores: Float[np.ndarray, "k n"],
-    full: Float[np.ndarray, "n"],
+    full: Float[np.ndarray, " n"],
     rng: np.random.Generator,
     *,
     draws: int = 1000,
     level: float = 0.95,
-) -> tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k"]]:
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Return the percentile interval of ``100 * mean(score) / mean(full)`` over resampled prompts, for each row of scores.
 
     Prompts are resampled in pairs (score and full), and the same way for every row.

@@ -93,7 +93,7 @@ def zero_reference(model: Model, length: int, *, folded: bool) -> Reference:
 
 
 def mean_reference(
-    model: Model, tokens: Int[Tensor, "N T"], over: MeanOver, chunk: int, templates: Int[Tensor, "N"] | None = None
+    model: Model, tokens: Int[Tensor, "N T"], over: MeanOver, chunk: int, templates: Int[Tensor, " N"] | None = None
 ) -> Reference:
     """Mean activations of the unablated model over prompts, ``over`` each position, all positions, or each template.
 
@@ -150,7 +150,7 @@ def outputs(model: Model, tokens: Int[Tensor, "n T"]) -> Iterator[tuple[Tensor, 
 # ---- forward passes of a circuit ------------------------------------------------------------------------------------
 
 
-def pick_position(values: Float[Tensor, "g T *r"], end: Int[Tensor, "n"]) -> Float[Tensor, "m *r"]:
+def pick_position(values: Float[Tensor, "g T *r"], end: Int[Tensor, " n"]) -> Float[Tensor, " m *r"]:
     """Return reference values at each prompt's ``end``: [1 ...] when one value serves all prompts, else [n ...]."""
     if values.shape[0] == len(end) and len(end) > 1:
         return at(values, end)

@@ -39,7 +39,7 @@ def run_with_cache(model: Model, tokens: Int[Tensor, "n T"], *, n_layers: int | 
     return Cache((*entered, x), mid, z, out)
 
 
-def last_layer_tail(model: Model, x: Float[Tensor, "n T d"], end: Int[Tensor, "n"]) -> Float[Tensor, "n d"]:
+def last_layer_tail(model: Model, x: Float[Tensor, "n T d"], end: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
     """Run the last layer at one position per prompt, over keys and values of all; return its residual stream."""
     layer = model.spec.n_layers - 1
     block = model.blocks[layer]
@@ -52,7 +52,7 @@ def finish(
     model: Model,
     x: Float[Tensor, "n T d"],
     layer: int,
-    end: Int[Tensor, "n"],
+    end: Int[Tensor, " n"],
     columns: Int[Tensor, "n c"] | None = None,
 ) -> Float[Tensor, "n c"]:
     """Run from the residual stream entering ``layer`` to the logits at one position per prompt (``columns`` of them)."""
@@ -64,7 +64,7 @@ def finish(
 
 @torch.inference_mode()
 def forward(
-    model: Model, tokens: Int[Tensor, "n T"], end: Int[Tensor, "n"], columns: Int[Tensor, "n c"] | None = None
+    model: Model, tokens: Int[Tensor, "n T"], end: Int[Tensor, " n"], columns: Int[Tensor, "n c"] | None = None
 ) -> Float[Tensor, "n c"]:
     """Return the logits at position ``end`` of each prompt: of ``columns`` per prompt, or of the whole vocabulary."""
     return finish(model, embed(model, tokens), 0, end, columns)

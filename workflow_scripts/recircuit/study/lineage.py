@@ -115,7 +115,7 @@ def _tree(path: Path, indent: str, seen: set[Path], only: tuple[str, str] | None
         return
     log = _kept_by_job("logs", passport, ".log")
     yield f"{head}  rule {passport['rule']}  code {passport['spec']['code']}" + (f"  log {log}" if log else "")
-    choices = {key: value for key, value in passport["spec"].items() if key not in ("code", "model", "mixture")}
+    choices = {key: value for key, value in passport["spec"].items() if key not in ("code", "data", "model")}
     if choices and not only:
         yield f"{indent}    with {json.dumps(choices)}"
     for name, digest in passport["inputs"].items():
