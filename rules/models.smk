@@ -35,7 +35,7 @@ rule fetch_model:
         "cache/benchmarks/fetch_model/{model}.jsonl"
     wildcard_constraints:
         model=either(HUB),
-    retries: 2
+    retries: 1
     localrule: True
     conda:
         ENVIRONMENT

@@ -6,17 +6,17 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 
-def random_gpt2(*, layers=3, heads=4, d=32, vocab=50, positions=16, seed=0, activation="gelu_new") -> GPT2LMHeadModel:
+def random_gpt2(*, layers=3, heads=4, d=32, vocab=50, positions=16, seed=0, activation="gelu_new", std=0.15, attention="eager"):
     """A random GPT-2 in float64 whose LayerNorms and biases are random too: fresh ones hide mistakes in folding."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=vocab, n_positions=positions, n_embd=d, n_layer=layers, n_head=heads, activation_function=activation,
-        attn_implementation="eager", bos_token_id=0, eos_token_id=0,
+        attn_implementation=attention, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     model = GPT2LMHeadModel(config).double().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            scale = 0.3 if parameter.dim() == 1 else 0.15
+            scale = 2 * std if parameter.dim() == 1 else std
             parameter.copy_(torch.randn_like(parameter) * scale + (1.0 if "ln_" in name and "weight" in name else 0.0))
     return model
 

@@ -158,7 +158,8 @@ def main() -> None:
     else:
         print(f"pocket: {options.pocket} is not there; run make all first")
     with tempfile.TemporaryDirectory() as folder:
-        slow = oracle.random_gpt2(layers=12, heads=12, d=768, vocab=50257, positions=1024).float()
+        shape = {"layers": 12, "heads": 12, "d": 768, "vocab": 50257, "positions": 1024}
+        slow = oracle.random_gpt2(**shape, std=0.02, attention="sdpa").float()
         model = load(oracle.save(slow, Path(folder)))
         bench("random model of gpt2-small's shape", slow, model, *random_prompts(options.prompts, 23, 50257))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,97 @@
+"""A model from the hub and one from a folder, through the workflow: fetched or copied, certified, and used."""
+
+import hashlib
+import json
+
+import pytest
+
+from hub_server import REPO, REVISION, running
+from recircuit.study.tables import read_table
+from workflow import clone_study, must, snakemake, study, write_yaml  # noqa: F401 (study is a fixture)
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+pytestmark = pytest.mark.slow
+
+
+def hub(folder):
+    """Serve the files of a folder as the hub would."""
+    return running({name: (folder / name).read_bytes() for name in FILES})
+
+
+@pytest.fixture
+def copy(study, tmp_path):  # noqa: F811 (pytest's way)
+    """A smoke study of its own, with a configuration for models from elsewhere."""
+    return clone_study(study, tmp_path / "copy")
+
+
+def overlay(copy, **model):
+    """Write a configuration that uses one model of gpt2's family, with the shape of the smoke study's."""
+    shape = {"layers": 2, "heads": 4, "width": 64}
+    return write_yaml(copy / "other.yaml", {"models": {"other": shape | model}, "sequence_continuation": {"models": ["other"]}})
+
+
+def baseline(copy, **variables):
+    """Build the baseline of the model ``other``."""
+    target = "cache/sequence_continuation/baseline/other/baseline.parquet"
+    return snakemake(copy, "--cores", "1", target, "--configfile", "configs/smoke.yaml", "other.yaml", **variables)
+
+
+def hub_model(copy, **change):
+    """The smoke study's own model, as if it lay on the hub; nothing pinned but the config."""
+    config = copy / "cache/models/speck/config.json"
+    files = dict.fromkeys(FILES) | {"config.json": hashlib.sha256(config.read_bytes()).hexdigest()}
+    return overlay(copy, **{"source": "hub", "repo": REPO, "revision": REVISION, "files": files} | change)
+
+
+def test_a_model_of_the_hub_is_fetched_pinned_certified_and_used(copy):
+    hub_model(copy)
+    source, target = copy / "cache/models/speck", copy / "cache/models/other"
+    with hub(source) as server:
+        must(baseline(copy, HF_ENDPOINT=server.url))
+    assert all((source / name).read_bytes() == (target / name).read_bytes() for name in FILES)
+    lock = json.loads((copy / "configs/hub.lock.json").read_text())[f"{REPO}@{REVISION}"]
+    assert set(lock) == {"model.safetensors", "tokenizer.json"}
+    assert json.loads((target / "manifest.json").read_text())["files"]["model.safetensors"] == lock["model.safetensors"]
+    certificate = read_table(target / "certificate.parquet", "certificate")
+    assert set(certificate["against"]) == {"transformers", "transformer_lens"}
+    ours = read_table(copy / "cache/sequence_continuation/baseline/other/baseline.parquet", "baseline")
+    theirs = read_table(copy / "cache/sequence_continuation/baseline/speck/baseline.parquet", "baseline")
+    assert ours.drop(columns="model").equals(theirs.drop(columns="model"))
+    must(baseline(copy))  # and now without a hub: nothing is fetched again
+
+
+def test_a_recorded_digest_is_demanded_ever_after(copy):
+    hub_model(copy)
+    lock = {f"{REPO}@{REVISION}": {"model.safetensors": "0" * 64}}
+    (copy / "configs/hub.lock.json").write_text(json.dumps(lock))
+    with hub(copy / "cache/models/speck") as server:
+        done = baseline(copy, HF_ENDPOINT=server.url)
+    assert done.returncode != 0
+    assert "model.safetensors" in done.stderr
+    assert "0" * 64 in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (copy / "cache/models/other/model.safetensors").exists()
+
+
+def test_no_hub_is_one_sentence(copy):
+    hub_model(copy)
+    done = baseline(copy, HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode != 0
+    assert "cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_local_folder_is_used(copy):
+    overlay(copy, source="local", path=str(copy / "cache/models/speck"))
+    must(baseline(copy))
+    ours = read_table(copy / "cache/sequence_continuation/baseline/other/baseline.parquet", "baseline")
+    theirs = read_table(copy / "cache/sequence_continuation/baseline/speck/baseline.parquet", "baseline")
+    assert ours.drop(columns="model").equals(theirs.drop(columns="model"))
+
+
+def test_a_model_of_another_shape_than_said_is_refused(copy):
+    overlay(copy, source="local", path=str(copy / "cache/models/speck"), layers=3)
+    done = baseline(copy)
+    assert done.returncode != 0
+    assert "config: models.other.layers is 3, but the model's config.json says 2" in done.stderr
+    assert "Traceback" not in done.stderr
