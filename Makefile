@@ -12,7 +12,7 @@ all: $(STAMP)
 	. $(BIN)/activate && snakemake --cores $(CORES) --resources gpu=1 all
 
 test: lint
-	. $(BIN)/activate && OMP_NUM_THREADS=1 python -m pytest tests
+	. $(BIN)/activate && OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

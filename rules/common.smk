@@ -37,9 +37,7 @@ CORPUS_DATA = [
     "circuit_probing/linguistic_lexicon.json",
 ]
 GPU = int(config["device"] == "cuda")
-PUBLISHED_LISTS = ["llama-2-7b-chat"]  # models of which published circuits are compared without being run
-VARIANTS = ["published", "fixed"]
-SEQ_TASKS = ["numerals", "numwords", "months"]
+PUBLISHED_LISTS, VARIANTS, SEQ_TASKS = inventory.PUBLISHED_LISTS, inventory.VARIANTS, inventory.SEQ_TASKS
 HUB, TRAINED, LOCAL = (
     sorted(name for name, model in config["models"].items() if model["source"] == source)
     for source in ("hub", "trained", "local")
@@ -109,22 +107,3 @@ def minutes(forwards):
         return int(attempt * (10 + work / (2000 if GPU else 40)))
 
     return resolve
-
-
-def claim_tables():
-    """The tables that claims and the manifest look at: of every model of every paper, and of published lists."""
-    per_model = [
-        "cache/sequence_continuation/prompts/{model}/prompts.parquet",
-        "cache/sequence_continuation/baseline/{model}/baseline.parquet",
-        "cache/sequence_continuation/ablations/{model}/single_ablation.parquet",
-        "cache/sequence_continuation/pruning/{model}/{variant}/{task}/trace.parquet",
-        "cache/sequence_continuation/pruning/{model}/{variant}/{task}/circuit.parquet",
-        "cache/sequence_continuation/circuits/{model}/{variant}/scores.parquet",
-        "cache/sequence_continuation/circuits/{model}/{variant}/head_drop.parquet",
-        "cache/sequence_continuation/circuits/{model}/{variant}/overlaps.parquet",
-    ]
-    models = config["sequence_continuation"]["models"]
-    return [
-        *collect(per_model, model=models, variant=VARIANTS, task=SEQ_TASKS),
-        *collect("cache/sequence_continuation/circuits/{model}/published/overlaps.parquet", model=PUBLISHED_LISTS),
-    ]

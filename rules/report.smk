@@ -1,4 +1,5 @@
 # What we got beside what was published, where every file came from, and what can be built.
+TABLES = inventory.tables(config)
 TARGETS = [path for _, _, path in inventory.targets(config)]
 INVENTORY = [
     {"paper": item.paper, "id": item.id, "title": item.title, "model": model, "target": path}
@@ -8,7 +9,7 @@ INVENTORY = [
 
 rule report_score_claims:
     input:
-        tables=claim_tables(),
+        tables=TABLES,
     output:
         scorecard="cache/report/scorecard.parquet",
         page=report("figures/scorecard.html", caption=CAPTION, category="scorecard"),
@@ -30,7 +31,7 @@ rule report_score_claims:
 
 rule report_write_manifest:
     input:
-        tables=claim_tables(),
+        tables=TABLES,
         scorecard="cache/report/scorecard.parquet",
     output:
         manifest=MANIFEST,

@@ -6,9 +6,25 @@ Imported by the Snakefile: the standard library and YAML only.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import yaml
+
+VARIANTS = ("published", "fixed")
+SEQ_TASKS = ("numerals", "numwords", "months")
+PUBLISHED_LISTS = ("llama-2-7b-chat",)  # models of which published circuits are compared without being run
+# The tables of sequence continuation, under cache/sequence_continuation/.
+SEQ_TABLES = (
+    "prompts/{model}/prompts",
+    "baseline/{model}/baseline",
+    "ablations/{model}/single_ablation",
+    "pruning/{model}/{variant}/{task}/trace",
+    "pruning/{model}/{variant}/{task}/circuit",
+    "circuits/{model}/{variant}/scores",
+    "circuits/{model}/{variant}/head_drop",
+    "circuits/{model}/{variant}/overlaps",
+)
 
 
 @dataclass(frozen=True)
@@ -55,3 +71,14 @@ def targets(config: Mapping) -> Iterator[tuple[Item, str, str]]:
     for entry in items():
         for model in entry.models_in(config):
             yield entry, model, entry.target(model)
+
+
+def tables(config: Mapping) -> list[str]:
+    """Return the tables that the scorecard and the manifest look at: of every model of every paper, and published lists."""
+    models = config.get("sequence_continuation", {}).get("models", ())
+    names = {
+        table.format(model=model, variant=variant, task=task): None  # a dict, to drop repeats and keep the order
+        for model, table, variant, task in product(models, SEQ_TABLES, VARIANTS, SEQ_TASKS)
+    }
+    lists = [f"circuits/{model}/published/overlaps" for model in PUBLISHED_LISTS]
+    return [f"cache/sequence_continuation/{name}.parquet" for name in (*names, *lists)]
