@@ -36,6 +36,8 @@ CORPUS_DATA = [
     "sentiment/toy_mood_stories.json",
     "circuit_probing/linguistic_lexicon.json",
 ]
+HISTOGRAMS = [item.file for item in inventory.items() if item.rule == "seq_plot_single_ablations"]
+TABLES = inventory.tables(config)
 GPU = int(config["device"] == "cuda")
 PUBLISHED_LISTS, VARIANTS, SEQ_TASKS = inventory.PUBLISHED_LISTS, inventory.VARIANTS, inventory.SEQ_TASKS
 HUB, TRAINED, LOCAL = (

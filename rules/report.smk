@@ -1,5 +1,4 @@
 # What we got beside what was published, where every file came from, and what can be built.
-TABLES = inventory.tables(config)
 TARGETS = [path for _, _, path in inventory.targets(config)]
 INVENTORY = [
     {"paper": item.paper, "id": item.id, "title": item.title, "model": model, "target": path}

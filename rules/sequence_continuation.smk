@@ -266,16 +266,16 @@ rule seq_plot_single_ablations:
     input:
         single_ablation="cache/sequence_continuation/ablations/{model}/single_ablation.parquet",
     output:
-        pdf="figures/sequence_continuation/{model}/fa{number}-single-ablation-{task}.pdf",
+        pdf="figures/sequence_continuation/{model}/{histogram}.pdf",
         png=report(
-            "figures/sequence_continuation/{model}/fa{number}-single-ablation-{task}.png",
+            "figures/sequence_continuation/{model}/{histogram}.png",
             caption=CAPTION,
             category="sequence continuation",
         ),
     log:
-        "cache/logs/seq_plot_single_ablations/{model}/{number}/{task}.log",
+        "cache/logs/seq_plot_single_ablations/{model}/{histogram}.log",
     wildcard_constraints:
-        number="[456]",
+        histogram=either(HISTOGRAMS),
     localrule: True
     conda:
         ENVIRONMENT
@@ -285,7 +285,7 @@ rule seq_plot_single_ablations:
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_single_ablations.py"),
-        item=caption("sequence_continuation", "FA{number}"),
+        item=caption("sequence_continuation", "{histogram}"),
     script:
         "../workflow_scripts/sequence_continuation/seq_plot_single_ablations.py"
 

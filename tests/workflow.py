@@ -8,11 +8,11 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow_scripts"
@@ -61,20 +61,23 @@ def git(folder: Path, *words: str) -> None:
     must(subprocess.run(["git", *words], cwd=folder, env=environment(folder) | who, capture_output=True, text=True))
 
 
-@cache
-def _smoke_study(folder: Path) -> Path:
-    copy_project(folder)
-    git(folder, "init", "--quiet")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "A copy")
-    must(snakemake(folder, "--cores", "2", "all", *SMOKE))
-    return folder
-
-
 @pytest.fixture(scope="session")
 def study(tmp_path_factory) -> Path:
     """A committed copy of the project in which the smoke study was run. Never write into it: ``clone_study`` is cheap."""
-    return _smoke_study(tmp_path_factory.getbasetemp() / "study")  # run once, however many folders import this fixture
+    base = tmp_path_factory.getbasetemp()
+    # Run once, however many folders import this fixture and however many workers of xdist there are.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "study"
+    finished = folder.with_suffix(".finished")
+    with FileLock(folder.with_suffix(".lock")):
+        if not finished.exists():
+            assert not folder.exists(), "the smoke study has failed before; see the first test that asked for it"
+            copy_project(folder)
+            git(folder, "init", "--quiet")
+            git(folder, "add", "--all")
+            git(folder, "commit", "--quiet", "--message", "A copy")
+            must(snakemake(folder, "--cores", "2", "all", *SMOKE))
+            finished.touch()
+    return folder
 
 
 def clone_study(study: Path, folder: Path) -> Path:

@@ -20,7 +20,7 @@ import oracle
 from recircuit.core.families import load
 from recircuit.core.metrics import logit_diff
 from recircuit.core.tokenizer import Tokenizer
-from recircuit.experiments.sequence_continuation import prompts_of, select
+from recircuit.experiments.sequence_continuation.setting import prompts_of, select
 from recircuit.methods.ablation import Prompts, mean_reference
 from recircuit.methods.pruning import Pruner
 from recircuit.methods.sweep import sweep_nodes

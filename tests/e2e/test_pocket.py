@@ -15,7 +15,7 @@ import oracle
 from recircuit.core.families import load
 from recircuit.core.nodes import head, mlp
 from recircuit.core.tokenizer import Tokenizer
-from recircuit.experiments.sequence_continuation import prompts_of, select
+from recircuit.experiments.sequence_continuation.setting import prompts_of, select
 from recircuit.methods.ablation import mean_reference
 from recircuit.methods.pruning import Pruner
 from recircuit.tasks.sequence_continuation import TASKS, prompts_table

@@ -13,7 +13,7 @@ import pytest
 
 from recircuit.core.errors import UserError
 from recircuit.core.files import atomic, sha256
-from recircuit.study.tables import SCHEMAS, check, read_passport, read_table, schema, table_name, write_table
+from recircuit.study.tables import check, read_passport, read_table, schema, schemas, table_name, write_table
 
 PASSPORT = {"rule": "seq_score_overlaps", "spec": {"code": "0123456789abcdef", "threshold": 20}, "wildcards": {"model": "m"}}
 ROWS = 40
@@ -32,11 +32,10 @@ def overlaps():
     )  # fmt: skip
 
 
-def gates():
+def certificate():
     """Return a small table."""
-    return pd.DataFrame(
-        {"model": "m", "kind": ["months", "years"], "metric": "accuracy", "value": [1.0, 0.9], "threshold": 0.5, "n": [64, 32]}
-    )
+    worst = {"max_abs_diff": [1.0, 0.9], "limit": 0.5}
+    return pd.DataFrame({"model": "m", "task": ["months", "years"], "against": "x", "n": [64, 32], **worst})
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def leftovers(path):
     return [file.name for file in path.parent.iterdir() if file != path] if path.parent.exists() else []
 
 
-@pytest.mark.parametrize("name", sorted(SCHEMAS))
+@pytest.mark.parametrize("name", sorted(schemas()))
 def test_every_table_comes_back_as_it_was_written(name, path):
     expected, keys = schema(name)
     kinds = {"string": "x", "bool": True, "list<element: int32>": [1, 2], "list<item: int32>": [1, 2]}
@@ -104,7 +103,7 @@ def test_the_same_rows_give_the_same_bytes_in_any_order(path):
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize(("column", "row", "value"), [("iou", 3, 0.123), ("n_a", 3, 77), ("expected", 0, 1.0), ("shared", 3, "")])
+@pytest.mark.parametrize(("column", "row", "value"), [("iou", 3, 0.1), ("n_a", 3, 77), ("expected", 0, 1.0), ("shared", 3, "")])
 def test_another_value_gives_other_bytes(path, column, row, value):
     frame = overlaps()
     write_table(frame, path, "overlaps", PASSPORT)
@@ -156,10 +155,19 @@ def test_an_unknown_column_is_named_with_the_nearest(path):
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("n_a", "many"), ("n_a", 1.5), ("n_a", 2**31), ("iou", "half"), ("shared", 3), ("a", b"x")]
+    ("column", "kind", "value"),
+    [
+        ("n_a", object, "many"),
+        ("n_a", float, 1.5),
+        ("n_a", float, float("nan")),
+        ("n_a", object, 2**31),
+        ("iou", object, "half"),
+        ("shared", object, 3),
+        ("n_a", object, 1.5),
+    ],
 )
-def test_a_wrong_type_is_refused(path, column, value):
-    frame = overlaps().astype({column: object})
+def test_a_wrong_type_is_refused(path, column, kind, value):
+    frame = overlaps().astype({column: kind})
     frame.loc[3, column] = value
     refused(lambda: write_table(frame, path, "overlaps", PASSPORT), path, "overlaps")
     assert not path.exists()
@@ -168,7 +176,8 @@ def test_a_wrong_type_is_refused(path, column, value):
 def test_keys_are_unique(path):
     frame = overlaps()
     frame.loc[5, "a"] = "task 004"
-    refused(lambda: write_table(frame, path, "overlaps", PASSPORT), path, "two rows for", "'a': 'task 004'", "'component': 'head'")
+    sentence = refused(lambda: write_table(frame, path, "overlaps", PASSPORT), path, "two rows for")
+    assert "'a': 'task 004'" in sentence and "'component': 'head'" in sentence
 
 
 @pytest.mark.parametrize("column", ["a", "n_a", "shared", "iou"])
@@ -197,40 +206,43 @@ def test_the_passport_is_read_back(path):
 
 def test_a_table_of_another_schema_is_refused(path):
     write_table(overlaps(), path, "overlaps", PASSPORT)
-    sentence = refused(lambda: read_table(path, "gates"))
-    assert sentence.startswith(f"{path}: table 'gates' has no column 'kind'")
-    refused(lambda: read_table(path, "gatez"), "there is no table 'gatez'; did you mean 'gates'?")
+    sentence = refused(lambda: read_table(path, "certificate"))
+    assert sentence.startswith(f"{path}: table 'certificate' has no column 'task'")
+    refused(lambda: read_table(path, "certificat"), "there is no table 'certificat'; did you mean 'certificate'?")
 
 
 def test_a_table_that_others_wrote_is_checked_on_reading(path):
     path.parent.mkdir()
-    expected, _ = schema("gates")
+    expected, _ = schema("certificate")
 
     def rewritten(frame, types=expected):
         pq.write_table(pa.Table.from_pandas(frame, schema=types, preserve_index=False), path, write_page_checksum=True)
-        return lambda: read_table(path, "gates")
+        return lambda: read_table(path, "certificate")
 
-    assert rewritten(gates())().equals(gates().astype({"n": "int32"}))
+    assert rewritten(certificate())().equals(certificate().astype({"n": "int32"}))
     loose = pa.schema([pa.field(field.name, field.type) for field in expected])
-    refused(rewritten(gates().assign(value=[1.0, float("nan")]), loose), path, "'value'", "empty")
-    table = pa.Table.from_pandas(gates(), schema=loose, preserve_index=False)
-    table = table.set_column(3, "value", pa.array([1.0, float("nan")]))
-    refused(lambda: check(table, "gates", "here"), "here: column 'value' of table 'gates' has 1 values that are NaN or infinite")
-    wide = loose.set(5, pa.field("n", pa.int64()))
-    refused(rewritten(gates(), wide), path, "column 'n' of table 'gates' is int64; expected int32")
+    refused(rewritten(certificate().assign(max_abs_diff=[1.0, float("nan")]), loose), path, "'max_abs_diff'", "empty")
+    table = pa.Table.from_pandas(certificate(), schema=loose, preserve_index=False)
+    table = table.set_column(4, "max_abs_diff", pa.array([1.0, float("nan")]))
+    refused(
+        lambda: check(table, "certificate", "here"),
+        "here: column 'max_abs_diff' of table 'certificate' has 1 values that are NaN",
+    )
+    wide = loose.set(3, pa.field("n", pa.int64()))
+    refused(rewritten(certificate(), wide), path, "column 'n' of table 'certificate' is int64; expected int32")
     more = loose.append(pa.field("note", pa.string()))
-    refused(rewritten(gates().assign(note="x"), more), path, "has a column 'note' that its schema does not know")
-    refused(rewritten(pd.concat([gates()] * 2)), path, "two rows for", "'kind': 'months'")
+    refused(rewritten(certificate().assign(note="x"), more), path, "has a column 'note' that its schema does not know")
+    refused(rewritten(pd.concat([certificate()] * 2)), path, "two rows for", "'task': 'months'")
     refused(lambda: read_passport(path), path, "has no passport")
     refused(lambda: table_name(path), path, "is not one of our tables")
 
 
 def test_a_missing_or_foreign_file_is_told(path):
-    refused(lambda: read_table(path, "gates"), path, "is missing; let Snakemake build it")
+    refused(lambda: read_table(path, "certificate"), path, "is missing; let Snakemake build it")
     path.parent.mkdir()
     for content in (b"", b"PAR1", b"model,kind\nm,months\n" * 10):
         path.write_bytes(content)
-        for action in (lambda: read_table(path, "gates"), lambda: read_passport(path)):
+        for action in (lambda: read_table(path, "certificate"), lambda: read_passport(path)):
             refused(action, path, "is damaged", "delete it and let Snakemake build it again")
         refused(lambda: table_name(path), path, "is not one of our tables")
 
@@ -290,7 +302,6 @@ def test_plain_parquet_would_not_do(path):
     refused(lambda: read_table(plain, "overlaps"), "is damaged")
 
 
-@pytest.mark.xfail(strict=True, reason="study/tables.py believes the number of rows of a row group, which no checksum covers")
 def test_a_flipped_bit_in_the_footer_never_drops_rows(path):
     write_table(overlaps(), path, "overlaps", PASSPORT)
     whole, good = path.read_bytes(), read_table(path, "overlaps")
@@ -307,7 +318,6 @@ def test_a_flipped_bit_in_the_footer_never_drops_rows(path):
                 continue  # the next test's
 
 
-@pytest.mark.xfail(strict=True, reason="study/tables.py lets UnicodeDecodeError through when a column's name is damaged")
 def test_a_flipped_bit_in_a_name_is_one_sentence(path):
     write_table(overlaps(), path, "overlaps", PASSPORT)
     whole, good = path.read_bytes(), read_table(path, "overlaps")
@@ -356,7 +366,7 @@ def test_a_file_takes_its_name_in_one_step(path, monkeypatch):
 
 
 def test_a_table_is_safe_to_move(path, tmp_path):
-    write_table(gates(), path, "gates", PASSPORT)
+    write_table(certificate(), path, "certificate", PASSPORT)
     moved = shutil.copy(path, tmp_path / "elsewhere.parquet")
-    assert read_table(moved, "gates").equals(read_table(path, "gates"))
+    assert read_table(moved, "certificate").equals(read_table(path, "certificate"))
     assert read_passport(moved) == PASSPORT

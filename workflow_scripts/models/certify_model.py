@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from recircuit.core.tokenizer import Tokenizer
-from recircuit.experiments.sequence_continuation import prompts_of
+from recircuit.experiments.sequence_continuation.setting import prompts_of
 from recircuit.study.certify import certify
 from recircuit.study.compute import open_model
 from recircuit.study.job import run

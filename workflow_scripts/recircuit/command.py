@@ -9,7 +9,7 @@ import sys
 
 KEY_VALUE_OPTIONS = frozenset(
     {"--resources", "--res", "--config", "-C", "--set-resources", "--set-threads", "--default-resources", "--default-res"}
-    | {"--set-resource-scopes", "--set-scatter", "--consider-ancient"}
+    | {"--set-resource-scopes", "--set-scatter", "--consider-ancient", "--groups", "--group-components"}
 )
 
 
@@ -31,4 +31,7 @@ def main() -> None:
     from snakemake.cli import main as snakemake_main
 
     sys.argv[1:] = targets_first(sys.argv[1:])
+    # This module came from the environment; a workflow of another checkout must find its own library, not ours.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "recircuit"]:
+        del sys.modules[name]
     snakemake_main(sys.argv[1:])

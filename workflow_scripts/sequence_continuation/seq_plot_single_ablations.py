@@ -7,7 +7,7 @@ from recircuit.study.job import run
 
 def main(job) -> None:
     heading = title(job.params.item, job.wildcards.model)
-    figure = ablation_histogram(job.read("single_ablation"), job.wildcards.task, heading)
+    figure = ablation_histogram(job.read("single_ablation"), job.wildcards.histogram.rpartition("-")[2], heading)
     save(figure, job.output, job.passport())
 
 

@@ -1,8 +1,10 @@
 """E2: iterative node pruning of one task, at the paper's threshold and at others; every decision with its margin."""
 
-from recircuit.experiments.sequence_continuation import LENGTH, Setting, prune
+from recircuit.experiments.sequence_continuation.pruning import prune
+from recircuit.experiments.sequence_continuation.setting import Setting
 from recircuit.study.compute import chunk_of, open_model
 from recircuit.study.job import run
+from recircuit.tasks.sequence_continuation import LENGTH
 
 
 def main(job) -> None:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from recircuit.core.tokenizer import Tokenizer
-from recircuit.experiments.sequence_continuation import LENGTH, baseline, require_accuracy
+from recircuit.experiments.sequence_continuation.baseline import baseline, require_accuracy
 from recircuit.study.compute import chunk_of, open_model
 from recircuit.study.job import run
+from recircuit.tasks.sequence_continuation import LENGTH
 
 
 def main(job) -> None:

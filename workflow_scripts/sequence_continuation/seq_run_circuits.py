@@ -2,9 +2,11 @@
 
 import pandas as pd
 
-from recircuit.experiments.sequence_continuation import LENGTH, Setting, circuit_scores, head_drops
+from recircuit.experiments.sequence_continuation.circuits import circuit_scores, head_drops
+from recircuit.experiments.sequence_continuation.setting import Setting
 from recircuit.study.compute import chunk_of, open_model
 from recircuit.study.job import run
+from recircuit.tasks.sequence_continuation import LENGTH
 
 
 def main(job) -> None:

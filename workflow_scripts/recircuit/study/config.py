@@ -3,6 +3,7 @@
 Imported by the Snakefile: the standard library, jsonschema and YAML only.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,8 @@ def _validator() -> Draft202012Validator:
 
 def validate(config: Mapping) -> None:
     """Raise UserError unless the configuration fits the schema and names only models that are there and can do the task."""
-    errors = sorted(_validator().iter_errors(config), key=lambda error: (len(error.absolute_path), str(error.absolute_path)))
+    _check_finite(config, "")
+    errors = sorted(_validator().iter_errors(config), key=_rank)
     if errors:
         raise UserError(_sentence(_deepest(errors[0], config)))
     for paper in PAPERS:
@@ -30,6 +32,12 @@ def validate(config: Mapping) -> None:
             _check_model(config, paper, name)
     for name, model in config["models"].items():
         _check_shape(name, model)
+
+
+def _rank(error: ValidationError) -> tuple[bool, int, str]:
+    # A source that is none makes every branch wrong: it comes before what follows from it.
+    path = list(error.absolute_path)
+    return path[-1:] != ["source"], len(path), str(path)
 
 
 def _deepest(error: ValidationError, config: Mapping) -> ValidationError:
@@ -41,7 +49,19 @@ def _deepest(error: ValidationError, config: Mapping) -> ValidationError:
         branch = error.validator_value[part.schema_path[0]]
         if branch.get("$ref", "").endswith(f"/{chosen}"):
             return part
-    return error.context[0]
+    return error
+
+
+def _check_finite(value, where: str) -> None:
+    # NaN passes every limit of a JSON schema.
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _check_finite(part, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for i, part in enumerate(value):
+            _check_finite(part, f"{where}.{i}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"config: {where} is {value}; expected a finite number")
 
 
 def _sentence(error: ValidationError) -> str:

@@ -62,8 +62,8 @@ def items() -> tuple[Item, ...]:
 
 
 def item(paper: str, id: str) -> Item:
-    """Return one item of a paper."""
-    return next(found for found in items() if (found.paper, found.id) == (paper, id))
+    """Return one item of a paper, by its id or by the name of its file."""
+    return next(found for found in items() if found.paper == paper and id in (found.id, found.file))
 
 
 def targets(config: Mapping) -> Iterator[tuple[Item, str, str]]:

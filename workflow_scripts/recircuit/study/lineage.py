@@ -20,6 +20,8 @@ def passport_of(path: Path) -> dict | None:
     """Return the passport inside a table, tensor file, picture or page; that of a model's files is in its manifest."""
     if path.suffix == ".parquet":
         return read_passport(path)
+    if path.suffix == ".pdf":  # both files of a picture are written by one job
+        return passport_of(path.with_suffix(".png"))
     if path.suffix == ".png":
         from PIL import Image
 

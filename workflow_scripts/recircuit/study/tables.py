@@ -1,6 +1,6 @@
 """The tables that jobs exchange: their schemas, checked when written and when read; whole or not there; checksummed pages.
 
-A column is ``name:type``; ``*`` marks a key column (keys are unique, and rows are sorted by them), ``?`` one that may be null.
+The schemas are in ``schemas.yaml``.
 """
 
 import json
@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 from recircuit.core.errors import UserError, nearest
 from recircuit.core.files import atomic
@@ -19,40 +20,21 @@ _TYPES = {
     "str": pa.string(), "bool": pa.bool_(), "i8": pa.int8(), "i16": pa.int16(), "i32": pa.int32(), "i64": pa.int64(),
     "f32": pa.float32(), "f64": pa.float64(), "[i32]": pa.list_(pa.int32()),
 }  # fmt: skip
-_NODE = "component:str* layer:i16* head:i16?*"
 
-SCHEMAS = {
-    # models
-    "certificate": "model:str task:str* against:str* n:i32 max_abs_diff:f64 limit:f64",
-    "gates": "model:str kind:str* metric:str* value:f64 threshold:f64 n:i32",
-    # sequence continuation
-    "prompts": "task:str* set:str* row:i32* template:str w1:str w2:str w3:str w4:str w5:str s1:str s2:str s3:str s4:str "
-    "key_s1:str? key_s2:str? key_s3:str? key_s4:str? corr:str incorr:str start:i8 text:str n_tokens:i16 tokens:[i32] "
-    "corr_id:i32 incorr_id:i32",
-    "baseline": "model:str task:str* bos:bool* row:i32* logit_corr:f32 logit_incorr:f32 ld:f32 p_corr:f64 p_incorr:f64 "
-    "rank_corr:i32",
-    "node_trace": "model:str task:str* variant:str* run:str* threshold:f64* iteration:i16 direction:str order:i32* "
-    "node:str component:str layer:i16 head:i16? score_pct:f64 removed:bool margin_pct:f64 fragile:bool",
-    "circuits": f"model:str task:str* variant:str* run:str* threshold:f64* node:str {_NODE}",
-    "circuit_scores": "model:str variant:str* circuit:str* circuit_kind:str* run:str* threshold:f64?* draw:i32?* "
-    "data_task:str* score_pct:f64 ld:f64 accuracy:f64 n_heads:i16 n_mlps:i16 n:i32 ci_lo:f64 ci_hi:f64",
-    "head_drop": "model:str variant:str* task:str* run:str* layer:i16* head:i16* score_pct:f64 drop_pp:f64 ci_lo:f64 ci_hi:f64",
-    "single_ablation": f"model:str task:str* variant:str* {_NODE} score_pct:f64 drop_pp:f64 ci_lo:f64 ci_hi:f64",
-    "overlaps": "model:str variant:str* a:str* b:str* component:str* n_a:i32 n_b:i32 n_shared:i32 n_union:i32 iou:f64 "
-    "expected:f64? p_value:f64? shared:str",
-    # report
-    "scorecard": "id:str* paper:str* item:str quantity:str unit:str model:str published:str ours:str? "
-    "published_value:f64? ours_value:f64? difference:f64? tolerance:str verdict:str table:str note:str",
-}
+
+@cache
+def schemas() -> dict[str, str]:
+    """Return the schema of every table, as text."""
+    return yaml.safe_load(Path(__file__).with_name("schemas.yaml").read_text(encoding="utf-8"))
 
 
 @cache
 def schema(name: str) -> tuple[pa.Schema, tuple[str, ...]]:
     """Return a table's Arrow schema and its key columns."""
-    if name not in SCHEMAS:
-        raise UserError(f"there is no table '{name}'{nearest(name, SCHEMAS)}")
+    if name not in schemas():
+        raise UserError(f"there is no table '{name}'{nearest(name, schemas())}")
     fields, keys = [], []
-    for column in SCHEMAS[name].split():
+    for column in schemas()[name].split():
         label, kind = column.split(":")
         if "*" in kind:
             keys.append(label)
@@ -98,6 +80,7 @@ def write_table(frame: pd.DataFrame, path: str | Path, name: str, passport: dict
     missing = [field.name for field in expected if field.name not in frame]
     if missing:
         raise UserError(f"{path}: column '{missing[0]}' of table '{name}' is missing")
+    _refuse_fractions(frame, expected, name, str(path))
     ordered = frame[expected.names].sort_values(list(keys), kind="stable", na_position="first")
     try:
         # Only a column that may be empty turns NaN into null; elsewhere NaN stays, and is then refused.
@@ -109,7 +92,9 @@ def write_table(frame: pd.DataFrame, path: str | Path, name: str, passport: dict
         raise UserError(f"{path}: table '{name}' does not fit its schema: {error}") from None
     table = pa.Table.from_arrays(arrays, names=expected.names)
     check(table, name, str(path))
-    metadata = {b"recircuit": json.dumps(passport, sort_keys=True).encode(), b"table": name.encode()}
+    # Page checksums do not cover the footer, which says how many rows there are: so it says it twice.
+    counted = {b"table": name.encode(), b"rows": str(len(table)).encode()}
+    metadata = {b"recircuit": json.dumps(passport, sort_keys=True).encode(), **counted}
     with atomic(path) as part:
         pq.write_table(
             table.cast(expected).replace_schema_metadata(metadata),
@@ -118,6 +103,15 @@ def write_table(frame: pd.DataFrame, path: str | Path, name: str, passport: dict
             write_page_checksum=True,
             store_schema=True,
         )
+
+
+def _refuse_fractions(frame: pd.DataFrame, expected: pa.Schema, name: str, where: str) -> None:
+    # Arrow cuts the fractions off in a column of Python objects.
+    for field in expected:
+        if not (pa.types.is_integer(field.type) and frame[field.name].dtype == object):
+            continue
+        if any(isinstance(value, float) and not value.is_integer() and value == value for value in frame[field.name]):
+            raise UserError(f"{where}: column '{field.name}' of table '{name}' holds a fraction; expected {field.type}")
 
 
 def read_table(path: str | Path, name: str) -> pd.DataFrame:
@@ -139,10 +133,14 @@ def read_passport(path: str | Path) -> dict:
 
 def _open(path: str | Path) -> pa.Table:
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read()
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        rows = (table.schema.metadata or {}).get(b"rows", str(len(table)).encode())
+        if int(rows) != len(table):
+            raise ValueError(f"{len(table)} rows where {int(rows)} were written")
+        return table
     except FileNotFoundError:
         raise UserError(f"{path} is missing; let Snakemake build it") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: also a name that is no longer UTF-8
         raise UserError(f"{path} is damaged ({error}); delete it and let Snakemake build it again") from None
 
 

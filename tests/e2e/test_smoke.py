@@ -1,0 +1,173 @@
+"""The smoke study from an empty folder to the figures, twice: the same bytes, nothing undeclared, nothing left over."""
+
+import json
+import re
+import subprocess
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from recircuit.core.files import sha256
+from recircuit.study import inventory
+from recircuit.study.lineage import passport_of
+from workflow import SMOKE, copy_project, must, read_yaml, rules, snakemake
+
+pytestmark = pytest.mark.slow
+
+# These describe the run and not its results: how long each job took, and what the cache looked like.
+MAY_DIFFER = {"cache/MANIFEST.tsv"}
+OF_THE_RUN = ("cache/logs/", "cache/benchmarks/")
+
+# Python runs this in every job of the second study, and it notes which files of the project the job opens.
+WITNESS = """
+import os, sys
+ROOT = {root!r}
+
+def note(event, facts):
+    if event == "open" and isinstance(facts[0], str) and not facts[2] & (os.O_WRONLY | os.O_RDWR):
+        path = os.path.realpath(facts[0])
+        script = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
+        if path.startswith(ROOT + os.sep) and script.startswith("tmp"):
+            line = script.split(".")[1] + "\\t" + os.path.relpath(path, ROOT) + "\\n"
+            descriptor = os.open({record!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(descriptor, line.encode())
+            os.close(descriptor)
+
+sys.addaudithook(note)
+"""
+
+
+def made(folder):
+    """Return every file under cache and figures, by its name relative to the study."""
+    paths = (path for name in ("cache", "figures") for path in (folder / name).rglob("*"))
+    return {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
+
+
+def results(folder):
+    """Return what ``made`` does, without what describes the run itself."""
+    return {name: path for name, path in made(folder).items() if name not in MAY_DIFFER and not name.startswith(OF_THE_RUN)}
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory):
+    """The smoke study run a second time, in another folder, where every job's reading is noted in ``reads.tsv``."""
+    base = tmp_path_factory.mktemp("again")
+    folder = copy_project(base / "a" / "folder with another name")
+    record = str(base / "reads.tsv")
+    witness = WITNESS.format(root=str(folder.resolve()), record=record)
+    (folder / "workflow_scripts" / "sitecustomize.py").write_text(witness, encoding="utf-8")
+    must(snakemake(folder, "--cores", "2", "all", *SMOKE))
+    return folder
+
+
+def test_two_studies_are_the_same_byte_by_byte(study, again):
+    one, two = results(study), results(again)
+    assert set(made(study)) == set(made(again))
+    assert {path.suffix for path in one.values()} == {".parquet", ".safetensors", ".json", ".png", ".pdf", ".html"}
+    assert [name for name in sorted(one) if one[name].read_bytes() != two[name].read_bytes()] == []
+
+
+def test_the_manifests_differ_in_costs_alone(study, again):
+    tables = [[line.split("\t") for line in (root / "cache/MANIFEST.tsv").read_text().splitlines()] for root in (study, again)]
+    head = tables[0][0]
+    facts = [head.index(column) for column in ("path", "sha256", "rule", "spec", "code")]
+    assert [[row[i] for i in facts] for row in tables[0]] == [[row[i] for i in facts] for row in tables[1]]
+    for row in tables[0][1:]:
+        assert sha256(study / row[0]) == row[1]
+        assert all(row), f"{row[0]} lacks a fact"
+    assert {row[0] for row in tables[0][1:]} == {name for name in results(study) if name.startswith("cache/")}
+
+
+def test_every_file_is_a_rules(study):
+    done = must(snakemake(study, "--summary", "all", *SMOKE))
+    rows = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
+    head = rows.pop(0)
+    column = {name: head.index(name) for name in ("output_file", "rule", "log-file(s)")}
+    outputs = {row[column["output_file"]] for row in rows}
+    logs = {name for row in rows for name in row[column["log-file(s)"]].split(",")}
+    measured = tuple(f"cache/benchmarks/{rule.name}/" for rule in rules() if "benchmark" in rule.parts)
+    found = made(study)
+    assert outputs - set(found) == set(), "each output is there"
+    assert {name for name in set(found) - outputs - logs if not name.startswith(measured)} == set()
+    assert all(found[name].stat().st_size for name in outputs)
+
+
+def test_every_job_left_a_log_that_ends_well(study):
+    logs = [path for name, path in made(study).items() if name.startswith("cache/logs/")]
+    assert len(logs) > 20
+    for path in logs:
+        assert re.search(r" \w+: done in [\d.]+ s, \d+ MiB at most, on \S+, commit [0-9a-f]{7,}$", path.read_text().strip())
+
+
+def test_nothing_is_left_over(study, again):
+    for folder in (study, again):
+        assert [str(path) for path in folder.rglob("*.part")] == []
+        assert [name for name in made(folder) if "/." in name] == []
+    # Whatever the study wrote, it wrote where git does not look.
+    assert must(subprocess.run(["git", "status", "--porcelain"], cwd=study, capture_output=True, text=True)).stdout == ""
+
+
+def test_every_result_carries_a_passport_that_is_true(study):
+    names = [name for name in made(study) if Path(name).suffix in (".parquet", ".png", ".safetensors")]
+    assert len(names) > 20
+    for name in names:
+        passport = passport_of(study / name)
+        assert len(passport["spec"]["code"]) == 16
+        for source, digest in passport["inputs"].items():
+            assert sha256(study / source) == digest, (name, source)
+        assert str(study) not in json.dumps(passport), "no path of this machine"
+
+
+def test_pictures_show_what_their_tables_hold_for_each_model(study):
+    pictures = {name for name in made(study) if name.endswith(".png")}
+    config = read_yaml(study / "config.yaml")
+    config["sequence_continuation"] |= read_yaml(study / "configs/smoke.yaml")["sequence_continuation"]
+    assert pictures == {path for _, _, path in inventory.targets(config)}
+
+
+def test_jobs_read_nothing_that_they_do_not_declare(again):
+    record = (again.parents[1] / "reads.tsv").read_text(encoding="utf-8")
+    reads = defaultdict(set)
+    for line in record.splitlines():
+        rule, path = line.split("\t")
+        if not path.endswith((".py", ".pyc", ".part")) and not path.startswith((".snakemake/", ".git/")):
+            reads[rule].add(path)
+    passports = defaultdict(list)
+    for name, path in made(again).items():
+        if path.suffix in (".parquet", ".png", ".json", ".safetensors") and (passport := passport_of(path)):
+            passports[passport["rule"]].append((name, passport))
+    assert {"seq_make_prompts", "train_model", "report_score_claims"} <= set(reads)
+    data = "workflow_scripts/recircuit/tasks/data/"
+    claims = "workflow_scripts/recircuit/study/claims/"
+    for rule, paths in reads.items():
+        if rule == "report_write_manifest":
+            continue  # it describes all that is there
+        allowed = set()
+        for name, passport in passports[rule]:
+            allowed |= {name, *passport["inputs"], *(data + part for part in passport["spec"].get("data", ()))}
+            allowed |= {f"{claims}{paper}.csv" for paper in passport["spec"].get("claims", ())}
+            allowed |= {str(Path(name).with_name(file)) for file in ("config.json", "tokenizer.json", "model.safetensors")}
+        logs = f"cache/logs/{rule}"
+        assert {path for path in paths if path not in allowed and not path.startswith(logs)} == set(), rule
+
+
+def test_the_report_holds_every_picture_with_its_caption(study, tmp_path):
+    report = tmp_path / "report.zip"
+    must(snakemake(study, "--report", str(report), *SMOKE))
+    with zipfile.ZipFile(report) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        page = archive.read(next(name for name in names if name.endswith("report.html"))).decode()
+        packed = {Path(name).name: archive.read(name) for name in names if "/data/raw/" in name}
+    pictures = {path.name: path for name, path in made(study).items() if name.endswith(".png")}
+    assert set(packed) == {*pictures, "scorecard.html"}
+    for name, path in pictures.items():
+        assert packed[name] == path.read_bytes()
+    for item in inventory.items():
+        caption = page[page.index(f'"name": "{item.file}.png"') :][:2000]
+        assert f"<strong>{item.title}</strong> ({item.number})" in caption
+        text = caption.replace("\\n", " ").replace("\\'", "'").replace("\\u2019", "'")
+        for word in item.caption.split():
+            assert word.strip("%") in text, (item.id, word)
