@@ -139,7 +139,7 @@ rule seq_run_circuits:
         model="cache/models/{model}/model.safetensors",
         prompts="cache/sequence_continuation/prompts/{model}/prompts.parquet",
         means="cache/sequence_continuation/means/{model}/means.safetensors",
-        circuits=collect("cache/sequence_continuation/pruning/{{model}}/{{variant}}/{task}/circuit.parquet", task=SEQ_TASKS),
+        node_trace=collect("cache/sequence_continuation/pruning/{{model}}/{{variant}}/{task}/trace.parquet", task=SEQ_TASKS),
     output:
         circuit_scores="cache/sequence_continuation/circuits/{model}/{variant}/scores.parquet",
         head_drop="cache/sequence_continuation/circuits/{model}/{variant}/head_drop.parquet",
@@ -169,7 +169,7 @@ rule seq_run_circuits:
 
 rule seq_score_overlaps:
     input:
-        circuits=collect("cache/sequence_continuation/pruning/{{model}}/{{variant}}/{task}/circuit.parquet", task=SEQ_TASKS),
+        node_trace=collect("cache/sequence_continuation/pruning/{{model}}/{{variant}}/{task}/trace.parquet", task=SEQ_TASKS),
     output:
         overlaps="cache/sequence_continuation/circuits/{model}/{variant}/overlaps.parquet",
     log:

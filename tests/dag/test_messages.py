@@ -121,7 +121,6 @@ def test_the_whole_paper_can_be_planned_without_its_models(project):
     assert found["fetch_model"] == 1 and found["train_model"] == 0
 
 
-@pytest.mark.xfail(strict=True, reason="profiles/slurm: slurm-efficiency-threshold is 80, which must be in (0, 1]; 0.8 works")
 def test_the_cluster_profile_can_be_planned(project):
     paper = ("all", "--configfile", "configs/paper.yaml")
     done = must(snakemake(project, "-n", "--workflow-profile", "profiles/slurm", *paper))
@@ -203,6 +202,20 @@ def test_trace_of_a_pdf_is_that_of_its_picture(finished):
     item = FIGURE.format("speck").replace(".png", ".pdf")
     lines = must(snakemake(finished, "--cores", "1", "trace", "--config", f"item={item}")).stdout.splitlines()
     assert "rule seq_plot_head_drops" in lines[0] and len(lines) > 1
+
+
+def test_trace_of_the_scorecards_page_names_its_tables(finished):
+    said = must(snakemake(finished, "--cores", "1", "trace", "--config", "item=figures/scorecard.html")).stdout
+    assert "rule report_score_claims" in said.splitlines()[0]
+    assert "cache/sequence_continuation/circuits/speck/published/scores.parquet" in said
+
+
+def test_trace_of_a_pdf_without_its_png_is_no_traceback(study, tmp_path):
+    copy = clone_study(study, tmp_path / "project")
+    (copy / FIGURE.format("speck")).unlink()
+    item = FIGURE.format("speck").replace(".png", ".pdf")
+    done = snakemake(copy, "--cores", "1", "trace", "--config", f"item={item}")
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_a_damaged_table_is_one_sentence(study, tmp_path):

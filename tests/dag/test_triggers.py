@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import resource
 import subprocess
 import tarfile
 import time
@@ -83,10 +84,11 @@ def rules_whose_spec_has(*keys):
 
 
 def test_a_finished_study_has_nothing_to_do_and_says_so_soon(study):
-    began = time.monotonic()
-    done = must(snakemake(study, "-n", "all", *SMOKE))
-    assert time.monotonic() - began < 10
-    assert NOTHING in done.stdout
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert NOTHING in must(snakemake(study, "-n", "all", *SMOKE)).stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Seconds of a core, which do not depend on what else the machine does.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
 
 
 def test_touching_every_file_runs_nothing(copy):
@@ -115,8 +117,7 @@ def test_the_order_of_keys_runs_nothing(copy):
 
 def test_a_change_of_meaning_runs_what_reaches_it_and_what_follows(copy, jobs):
     first = {rule.name for rule in rules() if SCRIPTS.parent / SWEEP in modules(rule.script)}
-    assert "seq_run_single_ablations" in first
-    assert not {"train_model", "seq_make_prompts", "seq_score_published_overlaps"} & first
+    assert first == {"seq_run_single_ablations"}
     revert = edited(copy / SWEEP, with_another_number)
     found = planned(copy)
     assert found == jobs.from_rules(first)

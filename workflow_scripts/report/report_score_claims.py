@@ -11,7 +11,7 @@ def main(job) -> None:
     card = score(read_claims(claim_files()["sequence_continuation"]), tables)
     job.write("scorecard", card)
     with atomic(job.output.page) as part:
-        part.write_text(page(card, summary(card)), encoding="utf-8")
+        part.write_text(page(card, summary(card), job.passport()), encoding="utf-8")
     job.log("; ".join(f"{verdict} {count}" for verdict, count in card["verdict"].value_counts().items()))
 
 

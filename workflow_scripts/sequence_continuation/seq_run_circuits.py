@@ -12,10 +12,10 @@ from recircuit.tasks.sequence_continuation import LENGTH
 def main(job) -> None:
     model, name, variant = open_model(job), job.wildcards.model, job.wildcards.variant
     setting = Setting(model, job.read("prompts"), job.input.means, chunk_of(job, model, LENGTH))
-    circuits = pd.concat([job.read("circuits", path) for path in job.input.circuits])
+    trace = pd.concat([job.read("node_trace", path) for path in job.input.node_trace])
     choice = {key: job.spec[key] for key in ("seed", "threshold", "random_circuits", "bootstrap_draws")}
-    scores = circuit_scores(setting, circuits, variant, **choice, ioi=name == "gpt2-small", log=job.log)
-    drops = head_drops(setting, circuits, variant, choice["seed"], choice["threshold"], choice["bootstrap_draws"])
+    scores = circuit_scores(setting, trace, variant, **choice, ioi=name == "gpt2-small", log=job.log)
+    drops = head_drops(setting, trace, variant, choice["seed"], choice["threshold"], choice["bootstrap_draws"])
     for table, rows in (("circuit_scores", scores), ("head_drop", drops)):
         job.write(table, rows.assign(model=name, variant=variant))
 

@@ -8,9 +8,9 @@ from recircuit.tasks.sequence_continuation import TASKS
 
 
 def main(job) -> None:
-    circuits = pd.concat([job.read("circuits", path) for path in job.input.circuits])
-    chosen = circuits[(circuits["run"] == "main") & (circuits["threshold"] == job.spec["threshold"])]
-    rows = overlaps(circuit_sets(chosen), job.spec["layers"], job.spec["heads"], {"all": TASKS})
+    trace = pd.concat([job.read("node_trace", path) for path in job.input.node_trace])
+    shape = job.spec["layers"], job.spec["heads"]
+    rows = overlaps(circuit_sets(trace, job.spec["threshold"], *shape), *shape, {"all": TASKS})
     job.write("overlaps", rows.assign(model=job.wildcards.model, variant=job.wildcards.variant))
 
 

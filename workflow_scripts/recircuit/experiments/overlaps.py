@@ -1,21 +1,31 @@
 """What circuits share, beside what random circuits of the same sizes would (sequence continuation, E5 and E11)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import pandas as pd
 
-from recircuit.core.nodes import Node, head, mlp, overlap
+from recircuit.core.nodes import Circuit, Node, head, mlp, overlap
 from recircuit.tasks.corpus import word_data
 
 Sets = Mapping[str, Mapping[str, set[Node]]]  # task -> component -> nodes
 
 
-def circuit_sets(circuits: pd.DataFrame) -> Sets:
-    """Turn rows of the circuits table into sets of nodes by task and component."""
+def circuits_of(trace: pd.DataFrame, n_layers: int, n_heads: int) -> Iterator[tuple[str, str, float, Circuit]]:
+    """Yield (task, run, threshold, circuit) of pruning traces: what is left of the model, be it nothing."""
+    for (task, name, threshold), part in trace.groupby(["task", "run", "threshold"], sort=True):
+        removed = {Node.parse(node) for node in part.loc[part["removed"].astype(bool), "node"]}
+        yield task, name, float(threshold), Circuit(Circuit.full(n_layers, n_heads).nodes - removed)
+
+
+def circuit_sets(trace: pd.DataFrame, threshold: float, n_layers: int, n_heads: int) -> Sets:
+    """Return the circuits found at a threshold as sets of nodes by task and component."""
     return {
-        task: {kind: {Node.parse(name) for name in rows.loc[rows["component"] == kind, "node"]} for kind in ("head", "mlp")}
-        for task, rows in circuits.groupby("task", sort=False)
+        task: {
+            kind: {node for node in circuit.nodes if node.kind == wanted} for kind, wanted in (("head", "attn"), ("mlp", "mlp"))
+        }
+        for task, name, found_at, circuit in circuits_of(trace, n_layers, n_heads)
+        if name == "main" and found_at == threshold
     }
 
 

@@ -21,7 +21,11 @@ def passport_of(path: Path) -> dict | None:
     if path.suffix == ".parquet":
         return read_passport(path)
     if path.suffix == ".pdf":  # both files of a picture are written by one job
-        return passport_of(path.with_suffix(".png"))
+        picture = path.with_suffix(".png")
+        return passport_of(picture) if picture.is_file() else None
+    if path.suffix == ".html":
+        found = re.search(r"<script type='application/json' id='passport'>(.*?)</script>", path.read_text(encoding="utf-8"))
+        return json.loads(found[1]) if found else None
     if path.suffix == ".png":
         from PIL import Image
 

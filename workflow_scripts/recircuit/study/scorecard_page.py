@@ -1,6 +1,7 @@
 """The scorecard as a page to read, and the tables that it is made from."""
 
 import html
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,14 +33,16 @@ def load_tables(paths: Iterable[str]) -> dict[tuple[str, str], pd.DataFrame]:
     return {key: pd.concat(frames, ignore_index=True) for key, frames in parts.items()}
 
 
-def page(card: pd.DataFrame, counts: pd.DataFrame) -> str:
-    """Return a self-contained page: counts by item, then every claim."""
+def page(card: pd.DataFrame, counts: pd.DataFrame, passport: Mapping) -> str:
+    """Return a self-contained page: counts by item, then every claim; its passport is inside."""
     explained = (
         "Each number that the paper gives, beside the one that this study got. A claim about a model is judged on that model "
         "alone: <em>not run</em> means that this study did not run it."
     )
     parts = [_table(counts.to_dict("records"), list(counts.columns)), _table(card.to_dict("records"), _SHOWN)]
-    head = f"<meta charset='utf-8'><title>recircuit: scorecard</title><style>{_STYLE}</style>"
+    text = json.dumps(passport, sort_keys=True).replace("<", "\\u003c")
+    inside = f"<script type='application/json' id='passport'>{text}</script>"
+    head = f"<meta charset='utf-8'><title>recircuit: scorecard</title><style>{_STYLE}</style>{inside}"
     body = f"<h1>Scorecard</h1><p>{explained}</p>{''.join(parts)}"
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{body}</body></html>\n"
 

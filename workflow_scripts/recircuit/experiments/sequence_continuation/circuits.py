@@ -1,27 +1,22 @@
 """E3 and E5: circuits on every task, without each of their heads, and beside random circuits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from recircuit.core.metrics import logit_diff, percent_of, top_one_of_two
-from recircuit.core.nodes import Circuit, Node
+from recircuit.core.nodes import Circuit
 from recircuit.core.stats import stream
+from recircuit.experiments.overlaps import circuits_of
 from recircuit.experiments.sequence_continuation.setting import Setting, interval
 from recircuit.tasks.corpus import word_data
 from recircuit.tasks.sequence_continuation import TASKS
 
 
-def circuits_of(rows: pd.DataFrame) -> Iterator[tuple[str, str, float, Circuit]]:
-    """Yield (task, run, threshold, circuit) of the circuits table."""
-    for (task, name, threshold), part in rows.groupby(["task", "run", "threshold"], sort=True):
-        yield task, name, float(threshold), Circuit(frozenset(map(Node.parse, part["node"])))
-
-
 def circuit_scores(
-    setting: Setting, rows: pd.DataFrame, variant: str, *, seed: int, threshold: float, random_circuits: int,
+    setting: Setting, trace: pd.DataFrame, variant: str, *, seed: int, threshold: float, random_circuits: int,
     bootstrap_draws: int, ioi: bool, log: Callable[[str], None],
 ) -> pd.DataFrame:  # fmt: skip
     """E5 and controls: circuits on their own task (all thresholds) and on the others, full, empty and random circuits.
@@ -30,7 +25,7 @@ def circuit_scores(
     """
     shape = setting.model.spec.n_layers, setting.model.spec.n_heads
     jobs = list(_fixed_circuits(shape, ioi))
-    for task, name, found_at, circuit in circuits_of(rows):
+    for task, name, found_at, circuit in circuits_of(trace, *shape):
         label = task if name == "main" else f"{task}_{name}"
         everywhere = TASKS if found_at == threshold else (task,)
         jobs.append((dict(circuit=label, circuit_kind="found", run=name, threshold=found_at), circuit, everywhere))
@@ -73,10 +68,10 @@ def _score(setting: Setting, task: str, variant: str, circuit: Circuit, full: Te
     }  # fmt: skip
 
 
-def head_drops(setting: Setting, rows: pd.DataFrame, variant: str, seed: int, threshold: float, draws: int) -> pd.DataFrame:
+def head_drops(setting: Setting, trace: pd.DataFrame, variant: str, seed: int, threshold: float, draws: int) -> pd.DataFrame:
     """E3: change of each circuit's score, in percentage points, when one of its heads is ablated as well."""
-    parts = []
-    for task, name, found_at, circuit in circuits_of(rows):
+    parts, shape = [], (setting.model.spec.n_layers, setting.model.spec.n_heads)
+    for task, name, found_at, circuit in circuits_of(trace, *shape):
         if found_at != threshold or not circuit.heads():
             continue
         full, base = setting.full(task), logit_diff(setting.logits(task, variant, circuit))
