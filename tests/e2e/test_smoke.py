@@ -110,7 +110,7 @@ def test_nothing_is_left_over(study, again):
 
 
 def test_every_result_carries_a_passport_that_is_true(study):
-    names = [name for name in made(study) if Path(name).suffix in (".parquet", ".png", ".safetensors")]
+    names = [name for name in made(study) if Path(name).suffix in (".parquet", ".png", ".safetensors", ".html")]
     assert len(names) > 20
     for name in names:
         passport = passport_of(study / name)
