@@ -408,3 +408,16 @@ def test_bad_files_are_refused(tmp_path):
     pd.DataFrame([GOOD]).drop(columns="note").to_csv(tmp_path / "short.csv", index=False)
     with pytest.raises(UserError, match="must have the columns"):
         read_claims(tmp_path / "short.csv")
+
+
+def test_a_circuit_without_an_mlp_has_none():
+    """No row of a component is a count of 0 where the circuit has rows, and an error where it has none at all."""
+    claims = read_claims(CLAIMS)
+    mlps = claims[claims["id"].isin(["seq-f1-numerals-n-mlps", "seq-e2-numerals-mlps"])]
+    keys = {"model": GPT2, "task": "numerals", "variant": "published", "run": "main", "threshold": 20.0}
+    heads = pd.DataFrame([{**keys, "node": "a0.h1", "component": "head", "layer": 0, "head": 1}])
+    card = score(mlps, {(GPT2, "circuits"): heads}).set_index("id")
+    assert card.loc["seq-f1-numerals-n-mlps", "ours_value"] == 0
+    assert set(card["verdict"]) == {"off"}
+    with pytest.raises(UserError, match="finds no row"):
+        score(mlps, {(GPT2, "circuits"): heads.assign(task="months")})

@@ -169,7 +169,12 @@ def _measure(claim: Claim, table: pd.DataFrame) -> float | str:
             experiment = claim["filter"].partition(COMPONENT)[0]
             if not table.query(experiment, engine="python").empty:
                 return ABSENT
-        if rows.empty:
+        if rows.empty and claim["aggregate"] in ("count", "set"):
+            # A circuit without an MLP (or a head) is an answer too: none of them.
+            circuit = claim["filter"].partition(" and component ==")[0]
+            if circuit == claim["filter"] or table.query(circuit, engine="python").empty:
+                raise ValueError("finds no row")
+        elif rows.empty:
             raise ValueError("finds no row")
         ours = AGGREGATES[claim["aggregate"]](rows, claim["column"])
     except KeyError as error:
