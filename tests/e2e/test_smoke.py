@@ -12,7 +12,7 @@ import pytest
 from recircuit.core.files import sha256
 from recircuit.study import inventory
 from recircuit.study.lineage import passport_of
-from workflow import SMOKE, copy_project, must, read_yaml, rules, snakemake
+from workflow import SMOKE, git, must, read_yaml, rules, snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -51,10 +51,11 @@ def results(folder):
 
 
 @pytest.fixture(scope="module")
-def again(tmp_path_factory):
-    """The smoke study run a second time, in another folder, where every job's reading is noted in ``reads.tsv``."""
+def again(study, tmp_path_factory):
+    """The smoke study run a second time, in a clone elsewhere, where every job's reading is noted in ``reads.tsv``."""
     base = tmp_path_factory.mktemp("again")
-    folder = copy_project(base / "a" / "folder with another name")
+    folder = base / "a" / "folder with another name"
+    git(base, "clone", "--quiet", str(study), str(folder))
     record = str(base / "reads.tsv")
     witness = WITNESS.format(root=str(folder.resolve()), record=record)
     (folder / "workflow_scripts" / "sitecustomize.py").write_text(witness, encoding="utf-8")

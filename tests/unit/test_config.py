@@ -174,8 +174,12 @@ def test_every_kind_of_sentence_may_be_mixed():
 @pytest.mark.parametrize("revision", ["main", "607a30d", "0123456789" * 4 + "0", "ABCDEF0123" * 4])
 def test_a_revision_is_a_whole_commit(revision):
     sentence = complaint(changed("models.mine", HUB | {"revision": revision}))
-    assert sentence.startswith(f"config: models.mine.revision: '{revision}' ")
-    assert "40" in sentence
+    assert sentence == f"config: models.mine.revision is '{revision}'; expected a commit, 40 hexadecimal digits"
+
+
+def test_a_file_has_a_whole_digest_or_none():
+    sentence = complaint(changed("models.mine", HUB | {"files": {"config.json": "abc"}}))
+    assert sentence == "config: models.mine.files.config.json is 'abc'; expected a SHA-256 of 64 hexadecimal digits, or null"
 
 
 def test_a_revision_of_digits_alone_must_be_quoted():

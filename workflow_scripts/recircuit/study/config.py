@@ -77,6 +77,8 @@ def _sentence(error: ValidationError) -> str:
         return f"config: {where} is {error.instance!r}{nearest(error.instance, map(str, error.validator_value))}"
     if error.validator == "type":
         return f"config: {where} is {error.instance!r}; expected {error.validator_value}"
+    if error.validator in ("pattern", "oneOf") and "description" in error.schema:
+        return f"config: {where} is {error.instance!r}; expected {error.schema['description']}"
     return f"config: {where}: {error.message}"
 
 
