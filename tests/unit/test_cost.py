@@ -3,6 +3,7 @@
 from itertools import chain, repeat
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,10 +12,12 @@ import oracle
 from recircuit.core.errors import UserError
 from recircuit.core.families import load
 from recircuit.core.nodes import Circuit
+from recircuit.experiments.sequence_continuation import baseline
 from recircuit.methods.ablation import Prompts, circuit_logits, mean_reference, zero_reference
 from recircuit.methods.sweep import sweep_nodes
 from recircuit.runs import budget
 from recircuit.runs.budget import BLOCK, Mean, chunk_size, in_chunks
+from recircuit.tasks.sequence_continuation import TASKS
 
 N, T = 32, 14
 
@@ -111,3 +114,22 @@ def test_mean_is_the_mean():
     for part in values.split(16):
         mean.add(part)
     assert torch.allclose(mean.value(torch.float64), values.mean(0), rtol=0, atol=1e-15)
+
+
+def test_the_baseline_survives_an_out_of_memory(model, prompts, monkeypatch):
+    tokens = prompts.tokens.tolist()
+    rows = [
+        {"task": task, "set": "clean", "row": i, "tokens": row, "corr_id": row[0], "incorr_id": row[1]}
+        for task in TASKS
+        for i, row in enumerate(tokens)
+    ]
+    whole = baseline.baseline(model, pd.DataFrame(rows), None, N, lambda line: None)
+    fails, real = chain([True], repeat(False)), baseline.forward
+
+    def forward(*args):
+        if next(fails):
+            raise MemoryError
+        return real(*args)
+
+    monkeypatch.setattr(baseline, "forward", forward)
+    pd.testing.assert_frame_equal(baseline.baseline(model, pd.DataFrame(rows), None, N, lambda line: None), whole)

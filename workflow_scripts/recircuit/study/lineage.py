@@ -1,5 +1,6 @@
 """Where files came from, told from their passports: the manifest of the cache, the tree behind a picture, the inventory."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -81,16 +82,13 @@ def manifest() -> pd.DataFrame:
         passport = passport_of(path)
         row = {"path": str(path), "sha256": sha256(path), "rule": "", "spec": "", "code": ""}
         if passport:
-            row |= {"rule": passport["rule"], "spec": _digest(passport["spec"]), "code": passport["spec"]["code"]} | cost(
-                passport
-            )
+            spec = passport["spec"]
+            row |= {"rule": passport["rule"], "spec": _digest(spec), "code": spec["code"], **cost(passport)}
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
 
 def _digest(spec: Mapping) -> str:
-    import hashlib
-
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -42,10 +42,11 @@ def _stats(model: Model, data: Prompts, bos: int | None, chunk: int) -> dict[str
     tokens, end = data.tokens, data.end
     if bos is not None:
         tokens, end = torch.cat([torch.full_like(tokens[:, :1], bos), tokens], 1), end + 1
-    parts = [
-        answer_stats(forward(model, tokens[rows], end[rows]), data.answers[rows])
-        for rows, _ in in_chunks(lambda rows: None, len(data), chunk)
-    ]
+
+    def run(rows: slice) -> dict[str, Tensor]:  # inside the chunk: these are the logits of all tokens
+        return answer_stats(forward(model, tokens[rows], end[rows]), data.answers[rows])
+
+    parts = [part for _, part in in_chunks(run, len(data), chunk)]
     return {key: torch.cat([part[key] for part in parts]).cpu().numpy() for key in parts[0]}
 
 
