@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from recircuit.core.model import Model, at, attention, attention_out, embed, mlp, unembed
+from recircuit.core.model import Model, at, attention, attention_out, embed, mlp, mlp_input, unembed
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def layer_step(model: Model, layer: int, x: Float[Tensor, "n T d"]) -> tuple[Ten
     block = model.blocks[layer]
     z = attention(model, layer, x)
     mid = x + attention_out(block.heads, z) + block.out_bias
-    out = mlp(model, layer, mid)
+    out = mlp(model, layer, mlp_input(model, x, mid))
     return mid + out, mid, z, out
 
 
@@ -44,8 +44,9 @@ def last_layer_tail(model: Model, x: Float[Tensor, "n T d"], end: Int[Tensor, " 
     layer = model.spec.n_layers - 1
     block = model.blocks[layer]
     z = attention(model, layer, x, end=end)
-    mid = at(x, end) + attention_out(block.heads, z)[:, 0] + block.out_bias
-    return mid + mlp(model, layer, mid)
+    x_end = at(x, end)
+    mid = x_end + attention_out(block.heads, z)[:, 0] + block.out_bias
+    return mid + mlp(model, layer, mlp_input(model, x_end, mid))
 
 
 def finish(
