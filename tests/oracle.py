@@ -1,9 +1,22 @@
-"""Slow, independent routes: transformers' own GPT-2 with plain forward hooks, in float64. Nothing here uses our engine."""
+"""Slow, independent routes: transformers' own models with plain forward hooks, in float64. Nothing here uses our engine."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm, MistralRotaryEmbedding
 
 
 def random_gpt2(*, layers=3, heads=4, d=32, vocab=50, positions=16, seed=0, activation="gelu_new", std=0.15, attention="eager"):
@@ -120,3 +133,85 @@ def literal_pruning(score, n_layers, n_heads, threshold, skip=lambda direction, 
         if not any(changed):
             return rows, heads, mlps
         iteration += 1
+
+
+# ---- other families: transformers' own GPT-NeoX, Llama and Mistral --------------------------------------------------------
+
+
+def _randomise(model, seed, std):
+    """Draw all weights, norms and biases too; in float64."""
+    torch.manual_seed(seed)
+    model = model.double().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 2 * std if parameter.dim() == 1 else std
+            is_norm = "norm" in name and name.endswith("weight")
+            parameter.copy_(torch.randn_like(parameter) * scale + (1.0 if is_norm else 0.0))
+    return model
+
+
+def random_neox(*, layers=3, heads=4, d=32, vocab=50, positions=16, seed=0, std=0.15, rotary=0.5, **choices):
+    """A random GPT-NeoX in float64; ``choices`` are transformers' own (use_parallel_residual, attention_bias...)."""
+    rope = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": rotary}
+    config = GPTNeoXConfig(
+        vocab_size=vocab, max_position_embeddings=positions, hidden_size=d, num_hidden_layers=layers,
+        num_attention_heads=heads, intermediate_size=3 * d, rope_parameters=rope, attn_implementation="sdpa",
+        bos_token_id=0, eos_token_id=0, **choices,
+    )  # fmt: skip
+    return _randomise(GPTNeoXForCausalLM(config), seed, std)
+
+
+def random_llama(*, layers=3, heads=4, d=32, vocab=50, positions=16, seed=0, std=0.15, mistral=False, **choices):
+    """A random Llama (or Mistral) in float64; ``choices`` are transformers' own (num_key_value_heads, attention_bias...)."""
+    config, family = (MistralConfig, MistralForCausalLM) if mistral else (LlamaConfig, LlamaForCausalLM)
+    shape = dict(
+        vocab_size=vocab, max_position_embeddings=positions, hidden_size=d, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, intermediate_size=3 * d, bos_token_id=0, eos_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
+    )  # fmt: skip
+    return _randomise(family(config(**{**shape, **choices}, attn_implementation="sdpa")), seed, std)
+
+
+class HookedFamily(Hooked):
+    """The same hooks on a GPT-NeoX, Llama or Mistral, whose parts have other names."""
+
+    def __init__(self, model):
+        kind = model.config.model_type
+        self.model, self.n_heads = model, model.config.num_attention_heads
+        self.layers = model.gpt_neox.layers if kind == "gpt_neox" else model.model.layers
+
+        def parts(block):
+            out = block.attention.dense if kind == "gpt_neox" else block.self_attn.o_proj
+            return SimpleNamespace(attn=SimpleNamespace(c_proj=out), mlp=block.mlp)
+
+        self.blocks = [parts(block) for block in self.layers]
+
+
+def exact_norms_and_angles(monkeypatch):
+    """Make transformers compute RMSNorm and rotary angles of float64 models in float64.
+
+    Its own code casts both to float32 whatever the model's type, which leaves errors of 1e-7 in a float64 model; an oracle
+    for 1e-10 must not. The formulas are those of the papers (RMSNorm, RoFormer).
+    """
+
+    def rms_norm(self, x):
+        return self.weight * x / (x.square().mean(-1, keepdim=True) + self.variance_epsilon).sqrt()
+
+    def angles(self, x, position_ids):
+        half = len(self.inv_freq)
+        base = torch.tensor(self.config.rope_parameters["rope_theta"], dtype=torch.float64)
+        angle = position_ids[..., None].double() * torch.stack([base ** (-i / half) for i in range(half)])
+        return torch.cat([angle.cos()] * 2, -1), torch.cat([angle.sin()] * 2, -1)
+
+    def only_in_float64(kind, exact):
+        original = kind.forward
+
+        def forward(self, x, *args, **kwargs):
+            return (exact if x.dtype == torch.float64 else original)(self, x, *args, **kwargs)
+
+        monkeypatch.setattr(kind, "forward", forward)
+
+    for norm in (LlamaRMSNorm, MistralRMSNorm):
+        only_in_float64(norm, rms_norm)
+    for rotary in (LlamaRotaryEmbedding, MistralRotaryEmbedding, GPTNeoXRotaryEmbedding):
+        only_in_float64(rotary, angles)

@@ -4,12 +4,14 @@ import hashlib
 import json
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hub_server import REPO, REVISION, running
 from recircuit.study.tables import read_table
 from workflow import clone_study, must, snakemake, study, write_yaml  # noqa: F401 (study is a fixture)
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+INDEX = "model.safetensors.index.json"
 pytestmark = pytest.mark.slow
 
 
@@ -58,6 +60,39 @@ def test_a_model_of_the_hub_is_fetched_pinned_certified_and_used(copy):
     theirs = read_table(copy / "cache/sequence_continuation/baseline/speck/baseline.parquet", "baseline")
     assert ours.drop(columns="model").equals(theirs.drop(columns="model"))
     must(baseline(copy))  # and now without a hub: nothing is fetched again
+
+
+def in_shards(source, folder):
+    """Write the model of ``source`` in two shards with an index; return the names of the files."""
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    state = load_file(source / "model.safetensors")
+    names = list(state)
+    where = {name: f"model-0000{1 + (i >= len(names) // 2)}-of-00002.safetensors" for i, name in enumerate(names)}
+    for shard in sorted(set(where.values())):
+        save_file({name: state[name] for name in names if where[name] == shard}, folder / shard, metadata={"format": "pt"})
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_model_of_the_hub_in_shards_becomes_one_file(copy):
+    source, target = copy / "cache/models/speck", copy / "cache/models/other"
+    names = in_shards(source, copy / "shards")
+    hub_model(copy, files=dict.fromkeys(("config.json", INDEX, "tokenizer.json")))
+    with running({name: (copy / "shards" / name).read_bytes() for name in names}) as server:
+        must(baseline(copy, HF_ENDPOINT=server.url))
+    assert all((source / name).read_bytes() == (target / name).read_bytes() for name in FILES)
+    assert not [path.name for path in target.iterdir() if "-of-" in path.name or path.name == INDEX]
+    assert set(json.loads((copy / "configs/hub.lock.json").read_text())[f"{REPO}@{REVISION}"]) == set(names)
+
+
+def test_a_local_folder_in_shards_is_used(copy):
+    in_shards(copy / "cache/models/speck", copy / "shards")
+    overlay(copy, source="local", path=str(copy / "shards"))
+    must(baseline(copy))
+    merged, whole = (copy / f"cache/models/{name}/model.safetensors" for name in ("other", "speck"))
+    assert merged.read_bytes() == whole.read_bytes()
 
 
 def test_a_recorded_digest_is_demanded_ever_after(copy):

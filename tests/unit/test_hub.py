@@ -12,7 +12,9 @@ import time
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from hub_server import CONFIG, FILES, PINS, REPO, REVISION, WEIGHTS, cut, running, sha, status, whole, wrong
 from recircuit.core import hub
@@ -117,17 +119,60 @@ def test_published_hash_guards_a_file_that_is_not_pinned(server, start, fetch, f
     assert content(folder) == {}
 
 
-def test_shards_come_with_their_index(server, fetch, folder):
-    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    index = json.dumps({"weight_map": {"a": names[1], "b": names[0], "c": names[1]}}).encode()
-    server.files = {hub.INDEX: index, names[0]: b"one", names[1]: b"two"}
-    got = fetch({hub.INDEX: None, names[0]: sha(b"one")})
-    assert got == {hub.INDEX: sha(index), names[0]: sha(b"one"), names[1]: sha(b"two")}
-    assert content(folder) == server.files
-    assert shards(folder / hub.INDEX) == names
+SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+
+
+def in_shards(**where) -> dict[str, bytes]:
+    """The files of a model in two shards: tensors a, c in the second and b in the first, unless the index says otherwise."""
+    first, second = save({"b": np.arange(3.0)}), save({"a": np.arange(4.0), "c": np.arange(5.0)})
+    index = {"weight_map": {"a": SHARDS[1], "b": SHARDS[0], "c": SHARDS[1]} | where}
+    return {hub.INDEX: json.dumps(index).encode(), SHARDS[0]: first, SHARDS[1]: second}
+
+
+def test_shards_come_with_their_index_and_become_one_file(server, fetch, folder, lines):
+    server.files = in_shards() | {"config.json": CONFIG}
+    got = fetch({"config.json": None, hub.INDEX: None, SHARDS[0]: sha(server.files[SHARDS[0]])})
+    assert got == {name: sha(data) for name, data in server.files.items()}
+    assert content(folder).keys() == {"config.json", "model.safetensors"}
+    merged = load(content(folder)["model.safetensors"])
+    assert {name: values.tolist() for name, values in merged.items()} == {
+        "a": [0, 1, 2, 3], "b": [0, 1, 2], "c": [0, 1, 2, 3, 4]
+    }  # fmt: skip
+    assert any(re.fullmatch(r"model\.safetensors: made of 2 shards in \d+\.\d s", line) for line in lines)
+    assert list(folder.parent.iterdir()) == [folder]
     server.requests.clear()
     with pytest.raises(UserError, match="expected " + sha(b"1")):  # a shard's own pin counts
-        fetch({hub.INDEX: None, names[0]: sha(b"1")}, retries=0)
+        fetch({hub.INDEX: None, SHARDS[0]: sha(b"1")}, retries=0)
+
+
+def test_shards_that_are_verified_outlive_a_merge_that_fails(server, fetch, folder, monkeypatch):
+    server.files = in_shards()
+
+    def full_disk(index, target):
+        raise OSError(28, "No space left on device", str(target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "merge_shards", full_disk)
+        with pytest.raises(UserError, match=r"model\.safetensors cannot be written or read: No space left on device"):
+            fetch({hub.INDEX: None})
+    assert content(folder) == {}
+    server.requests.clear()
+    fetch({hub.INDEX: None})
+    assert server.requests == []  # all three files were still there
+    assert content(folder).keys() == {"model.safetensors"}
+
+
+def test_an_index_that_names_a_tensor_elsewhere_is_refused(server, fetch, folder):
+    server.files = in_shards(b=SHARDS[1])
+    with pytest.raises(UserError, match="holds the tensor 'b', but it does not"):
+        fetch({hub.INDEX: None})
+    assert content(folder) == {}
+
+
+def test_a_whole_file_beside_an_index_is_taken_as_it_is(server, fetch, folder):
+    server.files = in_shards() | {"model.safetensors": WEIGHTS}
+    fetch({hub.INDEX: None, "model.safetensors": sha(WEIGHTS)})
+    assert content(folder) == {"model.safetensors": WEIGHTS}
 
 
 def test_lines_tell_size_and_progress(fetch, lines, monkeypatch):

@@ -1,21 +1,26 @@
 """How models come to be: trained, copied, pinned, and certified by the judges."""
 
 import json
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoModelForCausalLM
 
 import oracle
+from recircuit.core import weights
 from recircuit.core.errors import UserError
-from recircuit.core.families import load
+from recircuit.core.families import load, read_config, save_state
 from recircuit.core.model import Spec
 from recircuit.core.tokenizer import Tokenizer, word_level
 from recircuit.methods.training import Recipe, gate_scores, initial, logits_everywhere, loss_sum, train
+from recircuit.study import certify as judging
 from recircuit.study.certify import certify
-from recircuit.study.models import check_shape, copy_folder, failed_gates, pinned, record_pins, save_gpt2
+from recircuit.study.compute import chunk_of, open_model
+from recircuit.study.models import check_shape, copy_folder, failed_gates, pinned, record_pins, save_trained
 from recircuit.tasks import corpus
 
 
@@ -39,7 +44,7 @@ def outputs(folder):
 
 def test_same_seed_same_bytes(tokenizer, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        save_gpt2(train(spec(tokenizer), tokenizer, recipe(), seed, lambda line: None), tokenizer, outputs(tmp_path / name))
+        save_trained(train(spec(tokenizer), tokenizer, recipe(), seed, lambda line: None), tokenizer, outputs(tmp_path / name))
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b
     assert a != c
@@ -121,6 +126,71 @@ def test_a_local_folder_is_taken_over(tmp_path):
         copy_folder(tmp_path / "nowhere", outputs(target))
 
 
+def test_a_local_folder_in_shards_becomes_one_file(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "cache" / "mine"
+    slow = oracle.random_llama(num_key_value_heads=2)
+    slow.save_pretrained(source, max_shard_size="30KB")
+    word_level(["one", "two"]).save(str(source / "tokenizer.json"))
+    copy_folder(source, outputs(target))
+    slow.save_pretrained(tmp_path / "whole")
+    assert sorted(path.name for path in target.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert (target / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    check_shape("mine", target, {"layers": 3, "heads": 4, "width": 32})
+
+
+def test_the_shape_is_checked_without_reading_the_weights(tmp_path, monkeypatch):
+    for slow in (oracle.random_gpt2(), oracle.random_neox(), oracle.random_llama()):
+        folder = oracle.save(slow, tmp_path / slow.config.model_type)
+        with monkeypatch.context() as patch:
+            patch.delattr(weights, "_fill")
+            check_shape("mine", folder, {"layers": 3, "heads": 4, "width": 32})
+            with pytest.raises(UserError, match=r"models\.mine\.heads is 5, but the model's config\.json says 4"):
+                check_shape("mine", folder, {"layers": 3, "heads": 5, "width": 32})
+        config = read_config(folder / "config.json")
+        (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 60}))
+        with pytest.raises(UserError, match=r"has shape \(50, 32\), config\.json says \(60, 32\)"):
+            check_shape("mine", folder, {"layers": 3, "heads": 4, "width": 32})
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_llama_of_ours_is_one_of_transformers(tokenizer, tied, tmp_path):
+    shape = Spec("llama", 2, 4, 16, 4, 40, 64, tokenizer.inner.get_vocab_size(), 1e-6, "silu", 2, 4, 500.0)
+    model = initial(shape, 0)
+    if tied:
+        model = replace(model, unembedding=model.tokens)
+    save_trained(model, tokenizer, outputs(tmp_path))
+    ours = load(tmp_path)
+    assert ours.spec == shape
+    assert (ours.unembedding is ours.tokens) == tied
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(theirs).__name__ == "LlamaForCausalLM"
+    assert (theirs.config.bos_token_id, str(theirs.dtype)) == (tokenizer.bos, "torch.float32")
+    rows = torch.randint(shape.n_vocab, (5, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (logits_everywhere(model, rows) - theirs(rows).logits).abs().max() < 1e-6
+    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in save_state(ours)[0].items())
+
+
+def test_a_job_runs_in_the_type_that_its_spec_names(tmp_path):
+    folder = oracle.save(oracle.random_llama(), tmp_path)
+
+    def job(**spec):
+        resources = SimpleNamespace(mem_mb=2)
+        inputs = SimpleNamespace(model=folder / "model.safetensors")
+        return SimpleNamespace(threads=1, resources=resources, input=inputs, spec=spec, facts={})
+
+    chunks = {}
+    for name in (None, "float32", "bfloat16", "float64"):
+        this = job(**({} if name is None else {"dtype": name}))
+        model = open_model(this)
+        assert str(model.dtype) == f"torch.{name or 'float32'}"
+        assert this.facts == {"device": "cpu", "dtype": name or "float32"}
+        chunks[name] = chunk_of(this, model, 8)
+    assert chunks["bfloat16"] > chunks["float32"] == chunks[None] > chunks["float64"]
+    with pytest.raises(UserError, match=r"dtype is 'float16'; did you mean 'bfloat16'"):
+        open_model(job(dtype="float16"))
+
+
 def test_digests_are_recorded_once_and_then_demanded(tmp_path):
     lock, guard, lines = tmp_path / "hub.lock.json", tmp_path / ".guard", []
     files = {"config.json": "a" * 64, "model.safetensors": None}
@@ -130,6 +200,14 @@ def test_digests_are_recorded_once_and_then_demanded(tmp_path):
     assert "commit it" in lines[0]
     assert pinned(lock, "o/m", "f" * 40, files)["model.safetensors"] == "b" * 64
     assert pinned(lock, "o/m", "e" * 40, files)["model.safetensors"] is None
+
+
+def test_shards_are_demanded_as_they_were_recorded(tmp_path):
+    lock, guard = tmp_path / "hub.lock.json", tmp_path / ".guard"
+    index, shard = "model.safetensors.index.json", "model-00001-of-00001.safetensors"
+    record_pins(lock, guard, "o/m", "f" * 40, {index: "a" * 64, shard: "b" * 64}, {index: None}, lambda line: None)
+    assert pinned(lock, "o/m", "f" * 40, {index: None}) == {index: "a" * 64, shard: "b" * 64}
+    assert pinned(lock, "o/m", "f" * 40, {"config.json": None}) == {"config.json": None}
 
 
 def test_certify_passes_a_model_and_refuses_a_wrong_one(tmp_path):
@@ -143,3 +221,74 @@ def test_certify_passes_a_model_and_refuses_a_wrong_one(tmp_path):
     wrong = replace(model, blocks=(model.blocks[0], block._replace(out_bias=block.out_bias * 1.01)))
     with pytest.raises(UserError, match="our logits differ from those of trans"):
         certify(wrong, folder, 0, {"task": tokens}, 1e-4, lambda line: None)
+
+
+OTHERS = {
+    "neox": lambda: oracle.random_neox(),
+    "neox in turn": lambda: oracle.random_neox(use_parallel_residual=False),
+    "llama": lambda: oracle.random_llama(num_key_value_heads=2, attention_bias=True, mlp_bias=True),
+    "mistral": lambda: oracle.random_llama(mistral=True, num_key_value_heads=2, sliding_window=16),
+}
+
+
+@pytest.mark.parametrize(("family", "dtype"), [*((name, torch.float32) for name in OTHERS), ("llama", torch.bfloat16)])
+def test_certify_judges_every_family_in_its_own_type(family, dtype, tmp_path):
+    folder = oracle.save(OTHERS[family](), tmp_path)
+    model = load(folder, dtype=dtype)
+    tokens = torch.randint(1, 50, (20, 8), generator=torch.Generator().manual_seed(0))
+    rows = certify(model, folder, 0, {"b": tokens, "a": tokens[:5]}, 1e-4, lambda line: None)
+    judges = ("transformers", "transformer_lens")
+    assert [(row["task"], row["against"], row["n"]) for row in rows] == [("b", j, 20) for j in judges] + [
+        ("a", j, 5) for j in judges
+    ]
+    for row in rows:
+        assert 0 <= row["max_abs_diff"] < row["limit"] < (1 if dtype == torch.bfloat16 else 1.1e-4)
+    wrong = replace(model, spec=replace(model.spec, theta=1.0))
+    with pytest.raises(UserError, match="our logits differ from those of trans"):
+        certify(wrong, folder, 0, {"b": tokens}, 1e-4, lambda line: None)
+
+
+def test_one_judge_is_held_at_a_time(tmp_path, monkeypatch):
+    model = load(oracle.save(oracle.random_gpt2(layers=2), tmp_path))
+    alive = []
+
+    def judge(name):
+        class Held:  # in a circle with itself, as modules are
+            def __init__(self):
+                self.me = self
+
+            def __call__(self, tokens):
+                return logits_everywhere(model, tokens)
+
+        def make(folder, model):
+            assert not [ref for ref in alive if ref() is not None], name
+            held = Held()
+            alive.append(weakref.ref(held))
+            return held
+
+        return make
+
+    for name in ("_transformers", "_transformer_lens"):
+        monkeypatch.setattr(judging, name, judge(name))
+    certify(model, tmp_path, None, {"task": torch.zeros(3, 4, dtype=torch.long)}, 1e-4, lambda line: None)
+    assert len(alive) == 2
+
+
+def test_a_nan_is_no_pass(tmp_path, monkeypatch):
+    model = load(oracle.save(oracle.random_gpt2(layers=2), tmp_path))
+    broken = torch.tensor([0.0, torch.nan])
+
+    def make(folder, model):
+        return lambda tokens: logits_everywhere(model, tokens) + broken[tokens[:1, :1] // 40]
+
+    monkeypatch.setattr(judging, "_transformers", make)
+    monkeypatch.setattr(judging, "_transformer_lens", make)
+    tokens = torch.cat([torch.full((16, 4), 45), torch.zeros(16, 4, dtype=torch.long)])
+    with pytest.raises(UserError, match="differ from those of transformers by nan"):
+        certify(model, tmp_path, None, {"task": tokens}, 1e-4, lambda line: None)
+
+
+def test_a_judge_that_cannot_open_a_model_is_told(tmp_path):
+    folder = oracle.save(oracle.random_neox(attention_bias=False), tmp_path)  # TransformerLens wants biases here
+    with pytest.raises(UserError, match=r"transformer_lens cannot open the model \(AssertionError\), so that it is not cert"):
+        certify(load(folder), folder, 0, {"task": torch.ones(2, 4, dtype=torch.long)}, 1e-4, lambda line: None)

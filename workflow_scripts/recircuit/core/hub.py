@@ -5,7 +5,6 @@ cache layout and a second transport with them. Only the scheme of the hub's addr
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -20,13 +19,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 
 from recircuit.core.errors import UserError, nearest
+from recircuit.core.shards import INDEX, SHARD, WEIGHTS, merge_shards, read_index
 
-INDEX = "model.safetensors.index.json"
 NAMES = (
     "config.json",
     "generation_config.json",
     "merges.txt",
-    "model.safetensors",
+    WEIGHTS,
     INDEX,
     "special_tokens_map.json",
     "tokenizer.json",
@@ -38,7 +37,6 @@ TIMEOUT = 30.0  # seconds without a single byte, or for a connection
 REPORT_EVERY = 5.0  # seconds between two lines about one long file
 MAX_WAIT = 300.0  # seconds; no server is waited for longer than this between two attempts
 
-_SHARD = re.compile(r"model-\w+-of-\w+\.safetensors", re.ASCII)
 _UNREACHABLE = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError)
 
 
@@ -57,9 +55,10 @@ def fetch_model(
 ) -> dict[str, str]:
     """Put ``files`` of the hub's model ``repo`` (owner/name) at a commit into ``folder``; return each file's SHA-256.
 
-    ``files`` maps a name to its expected SHA-256, or to None when it is not pinned yet; an index of shards brings its
-    shards along. All files are verified in ``.{folder.name}.fetch`` beside the folder before the first one is moved in;
-    what a cut or killed call left there is resumed by the next one. One call at a time per folder.
+    ``files`` maps a name to its expected SHA-256, or to None when it is not pinned yet. An index of shards brings its shards
+    along; what reaches the folder is one model.safetensors with all their tensors, and the hashes returned are those of the
+    index and the shards. All files are verified in ``.{folder.name}.fetch`` beside the folder before the first one is moved
+    in; what a cut or killed call left there is resumed by the next one. One call at a time per folder.
 
     ``endpoint`` and ``token`` default to HF_ENDPOINT (else the hub itself) and HF_TOKEN. A failed attempt is repeated
     ``retries`` times after ``backoff``, 2 ``backoff``, 4 ``backoff``... seconds, or as many as the server asks for.
@@ -77,8 +76,9 @@ def fetch_model(
             # One folder per commit: bytes of one commit never resume a file of another.
             parts = staging / revision
             hashes = _Fetch(client, repo, revision, endpoint, token, parts, retries, backoff, record, log).all(files)
+        whole = _whole(parts, hashes, log)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in hashes:
+        for name in whole:
             (parts / name).replace(folder / name)
         shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
@@ -91,19 +91,18 @@ def shards(index_path: str | Path) -> list[str]:
 
     Raises UserError for anything but an index, and for a name that is not a shard in the same folder.
     """
-    path = Path(index_path)
-    try:
-        names = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; expected an index of shards") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        names = []
-    if not names:
-        raise UserError(f"{path} is not an index of shards; expected JSON with 'weight_map', from tensors to files")
-    for name in names:
-        if name != "model.safetensors" and not _SHARD.fullmatch(str(name)):
-            raise UserError(f"{path} names the shard {name!r}; expected names like model-00001-of-00002.safetensors")
-    return names
+    return sorted(set(read_index(index_path).values()))
+
+
+def _whole(parts: Path, hashes: Mapping[str, str], log: Callable[[str], object]) -> list[str]:
+    """Make one file of verified shards, unless it came whole; return the names of the files to deliver."""
+    pieces = shards(parts / INDEX) if INDEX in hashes else []
+    others = [name for name in hashes if name not in (WEIGHTS, INDEX, *pieces)]
+    if pieces and WEIGHTS not in hashes:
+        began = time.monotonic()
+        merge_shards(parts / INDEX, parts / WEIGHTS)
+        log(f"{WEIGHTS}: made of {len(pieces)} shards in {time.monotonic() - began:.1f} s")
+    return [WEIGHTS, *others] if pieces or WEIGHTS in hashes else others
 
 
 def _check_request(repo: str, revision: str, files: Mapping[str, str | None]) -> None:
@@ -118,7 +117,7 @@ def _check_request(repo: str, revision: str, files: Mapping[str, str | None]) ->
     if not files:
         raise UserError(f"{repo}: no file is asked for; expected at least one of: {', '.join(NAMES)}")
     for name, expected in files.items():
-        if name not in NAMES and not _SHARD.fullmatch(str(name)):
+        if name not in NAMES and not SHARD.fullmatch(str(name)):
             raise UserError(f"{repo}: file {name!r} is refused, only data files are fetched{nearest(name, NAMES)}")
         if expected is not None and not re.fullmatch(r"[0-9a-f]{64}", str(expected)):
             raise UserError(f"{repo}: {name} is pinned to '{expected}'; expected a SHA-256, 64 hex digits, or none")

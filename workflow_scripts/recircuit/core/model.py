@@ -16,8 +16,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from recircuit.core.errors import UserError
+
 ACTIVATIONS = {
     "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "gelu": F.gelu,
     "relu": F.relu,
@@ -81,6 +84,7 @@ class Block(NamedTuple):
     down: Tensor  # [f, d]
     down_bias: Tensor | None  # [d]
     gate: Tensor | None = None  # [d, f]
+    gate_bias: Tensor | None = None  # [f]
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,14 @@ class Model:
 
     def to(self, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Model":
         """Return a copy on another device or in another precision."""
-        return map_tensors(self, lambda tensor: tensor.to(device=device, dtype=dtype))
+        done: dict[int, Tensor] = {}  # a tied matrix stays one
+
+        def move(tensor: Tensor) -> Tensor:
+            if id(tensor) not in done:
+                done[id(tensor)] = tensor.to(device=device, dtype=dtype)
+            return done[id(tensor)]
+
+        return map_tensors(self, move)
 
 
 def map_tensors(thing, function):
@@ -136,7 +147,13 @@ def affine(x: Float[Tensor, "*b i"], weight: Float[Tensor, "i o"], bias: Tensor 
 
 
 def embed(model: Model, tokens: Int[Tensor, "n T"], start: int = 0) -> Float[Tensor, "n T d"]:
-    """Return the residual stream entering layer 0: token plus position embedding; ``start`` is the first position."""
+    """Return the residual stream entering layer 0: token plus position embedding; ``start`` is the first position.
+
+    Raises UserError for more positions than the model has, or than its window of attention sees.
+    """
+    if start + tokens.shape[1] > model.spec.n_positions:
+        needed, there = start + tokens.shape[1], model.spec.n_positions
+        raise UserError(f"prompts of {needed} tokens are too long; the model's config.json allows {there} positions")
     x = model.tokens[tokens]
     return x if model.positions is None else x + model.positions[start : start + tokens.shape[1]]
 
@@ -164,7 +181,7 @@ def rotate(spec: Spec, x: Float[Tensor, "n H T e"], positions: Int[Tensor, "n T"
     # Angles in float32 at least, as in transformers; in float64 for float64 weights.
     exact = torch.promote_types(x.dtype, torch.float32)
     steps = torch.arange(0, spec.rotary, 2, device=x.device, dtype=exact) / spec.rotary
-    angles = positions[:, None, :, None].to(exact) / spec.theta**steps  # [n 1 T rotary/2]
+    angles = positions[:, None, :, None].to(exact) * (1.0 / spec.theta**steps)  # [n 1 T rotary/2]
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b, rest = x.split([spec.rotary // 2, spec.rotary // 2, x.shape[-1] - spec.rotary], dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
@@ -235,7 +252,8 @@ def mlp(model: Model, layer: int, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b
     block, act = model.blocks[layer], ACTIVATIONS[model.spec.activation]
     h = layer_norm(block.norm2, x, model.spec.eps)
     up = affine(h, block.up, block.up_bias)
-    return affine(act(up) if block.gate is None else act(affine(h, block.gate, None)) * up, block.down, block.down_bias)
+    hidden = act(up) if block.gate is None else act(affine(h, block.gate, block.gate_bias)) * up
+    return affine(hidden, block.down, block.down_bias)
 
 
 def unembed(

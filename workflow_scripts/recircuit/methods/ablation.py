@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from recircuit.core.model import Model, at, attention, embed, mlp, select_heads, unembed
+from recircuit.core.model import Block, Model, at, attention, embed, mlp, mlp_input, select_heads, unembed
 from recircuit.core.nodes import Circuit
 from recircuit.runs.budget import Mean, in_chunks
 from recircuit.runs.forward import finish, layer_step
@@ -80,16 +80,26 @@ def zero_reference(model: Model, length: int, *, folded: bool) -> Reference:
     """Zero ablation, of the raw weights or of weights with LayerNorm and value biases folded as TransformerLens does.
 
     Folding moves what the value biases (and LayerNorm's shift through W_V) add into b_O, where zeroing z cannot remove it;
-    attention weights sum to one, so that amount is a constant: zeroing the folded z is setting the raw z to it.
+    attention weights sum to one, so that amount is a constant: zeroing the folded z is setting the raw z to it. Where a model
+    has neither bias nor shift the two are the same.
     """
     spec = model.spec
     heads = torch.zeros(spec.n_layers, 1, length, spec.n_heads, spec.d_head, dtype=model.dtype, device=model.device)
     if folded:
         for layer, block in enumerate(model.blocks):
-            constant = block.norm1.bias @ block.heads.v + block.heads.v_bias
-            heads[layer] = constant.view(spec.n_heads, spec.d_head)
+            heads[layer] = _value_constant(model, block)
     mlps = torch.zeros(spec.n_layers, 1, length, spec.d_model, dtype=model.dtype, device=model.device)
     return Reference(heads, mlps)
+
+
+def _value_constant(model: Model, block: Block) -> Float[Tensor, "h e"]:
+    shared = model.spec.n_kv_heads or model.spec.n_heads
+    constant = torch.zeros(shared * model.spec.d_head, dtype=model.dtype, device=model.device)
+    if block.norm1.bias is not None:
+        constant = block.norm1.bias @ block.heads.v
+    if block.heads.v_bias is not None:
+        constant = constant + block.heads.v_bias
+    return constant.view(shared, -1).repeat_interleave(model.spec.n_heads // shared, 0)
 
 
 def mean_reference(
@@ -185,17 +195,22 @@ def attend(model: Model, layer: int, x: Tensor, live: Live, reference: Reference
     return start + (write if end is None else write[:, 0]) + constant
 
 
-def add_mlp(model: Model, layer: int, mid: Tensor, live: Live, reference: Reference, end: Tensor | None = None) -> Tensor:
-    """Return the next layer's input: ``mid`` plus the MLP's output, or its reference where the MLP is ablated."""
+def add_mlp(
+    model: Model, layer: int, x: Tensor, mid: Tensor, live: Live, reference: Reference, end: Tensor | None = None
+) -> Tensor:
+    """Return the next layer's input: ``mid`` plus the MLP's output, or its reference where the MLP is ablated.
+
+    ``x`` [n T d] entered the layer; ``mid`` is [n T d], or [n d] at ``end``.
+    """
     if layer in live.mlps:
-        return mid + mlp(model, layer, mid)
+        return mid + mlp(model, layer, mlp_input(model, x if end is None else at(x, end), mid))
     constant = reference.mlps[layer]
     return mid + (constant if end is None else pick_position(constant, end))
 
 
 def ablated_layer(model: Model, layer: int, x: Tensor, live: Live, reference: Reference) -> Tensor:
     """Run one layer of a circuit at all positions."""
-    return add_mlp(model, layer, attend(model, layer, x, live, reference), live, reference)
+    return add_mlp(model, layer, x, attend(model, layer, x, live, reference), live, reference)
 
 
 def ablated_tail(
@@ -208,7 +223,7 @@ def ablated_tail(
     if layer > last:
         return unembed(model, at(x, end), answers)
     mid = attend(model, last, x, live, reference, end)
-    return unembed(model, add_mlp(model, last, mid, live, reference, end), answers)
+    return unembed(model, add_mlp(model, last, x, mid, live, reference, end), answers)
 
 
 @torch.inference_mode()
@@ -251,7 +266,7 @@ def ablated_mlp_means(model: Model, corrupted: Tensor, live: Live, reference: Re
         x, part, found = embed(model, corrupted[rows]), reference.rows(rows), {}
         for layer in range(max(needed, default=-1) + 1):
             mid = attend(model, layer, x, all_mlps, part)
-            out = mlp(model, layer, mid)
+            out = mlp(model, layer, mlp_input(model, x, mid))
             x = mid + out
             if layer in means:
                 found[layer] = out

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recircuit.core.metrics import logit_diff, percent_of
-from recircuit.core.model import Model, at, attention, embed, mlp, select_heads
+from recircuit.core.model import Model, at, attention, embed, mlp, mlp_input, select_heads
 from recircuit.core.nodes import Circuit, Node, head
 from recircuit.core.nodes import mlp as mlp_node
 from recircuit.methods.ablation import (
@@ -146,7 +146,7 @@ class Pruner:
         def run(rows: slice) -> Tensor:
             part, end, answers = reference.rows(rows), self.prompts.end[rows], self.prompts.answers[rows]
             mid = self._swap(layer, node, clean, rows, at_end=at_end) if node.kind == "attn" else clean.mid[rows]
-            x = add_mlp(self.model, layer, mid, live, part, end if at_end else None)
+            x = add_mlp(self.model, layer, clean.x[rows], mid, live, part, end if at_end else None)
             if at_end:  # the last layer: one position is left, and it is position 0
                 x, end = x[:, None], torch.zeros_like(end)
             return ablated_tail(self.model, x, layer + 1, live, part, end, answers)
@@ -162,10 +162,14 @@ class Pruner:
         return side.mid[rows] + (values - side.z[node.head][rows]) @ out
 
     def _mlp_means(self, layer: int, node: Node, without: Circuit, ghost: _Side) -> Tensor:
-        """Return the MLP means [L 1 T d] of the circuit without ``node``; only those at or above its layer can change."""
+        """Return the MLP means [L 1 T d] of the circuit without ``node``.
+
+        Only those at or above its layer can change, and its own layer's not where attention and MLP stand in parallel.
+        """
         current, kept = self.reference.mlps[:, :1], set(without.mlps())
         # Taking out an MLP moves no mean, since all MLPs are live where the means are taken: its own is all that is new.
-        reach = range(layer, layer + 1 if node.kind == "mlp" else self.model.spec.n_layers)
+        last = layer + 1 if node.kind == "mlp" else self.model.spec.n_layers
+        reach = range(layer + int(node.kind == "attn" and self.model.spec.parallel), last)
         needed = [later for later in reach if later not in kept]
         if not needed:
             return current
@@ -174,13 +178,15 @@ class Pruner:
 
         def run(rows: slice) -> dict[int, Tensor]:
             part, found = self.reference.rows(rows), {}
+            x = ghost.x[rows]
             mid = self._swap(layer, node, ghost, rows, at_end=False) if node.kind == "attn" else ghost.mid[rows]
             for later in range(layer, needed[-1] + 1):
-                out = mlp(self.model, later, mid)
+                out = mlp(self.model, later, mlp_input(self.model, x, mid))
                 if later in means:
                     found[later] = out
                 if later < needed[-1]:
-                    mid = attend(self.model, later + 1, mid + out, live, part)
+                    x = mid + out
+                    mid = attend(self.model, later + 1, x, live, part)
             return found
 
         for _, found in in_chunks(run, len(self.corrupted), self.chunk):

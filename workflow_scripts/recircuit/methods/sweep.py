@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recircuit.core.model import Model, at, attention, attention_out, embed, mlp, unembed
+from recircuit.core.model import Model, at, attention, attention_out, embed, mlp, mlp_input, unembed
 from recircuit.core.nodes import Node, head
 from recircuit.core.nodes import mlp as mlp_node
 from recircuit.methods.ablation import Prompts, Reference, pick_position
@@ -46,9 +46,9 @@ def _sweep_chunk(model: Model, prompts: Prompts, reference: Reference, rows: sli
     end, answers, part = prompts.end[rows], prompts.answers[rows], reference.rows(rows)
     x, logits, last = embed(model, prompts.tokens[rows]), [], model.spec.n_layers - 1
     for layer in range(last):
-        following, mid, z, _ = layer_step(model, layer, x)
+        following, mid, z, out = layer_step(model, layer, x)
         for changed in _head_variants(model, layer, mid, z, part.heads[layer]):
-            logits.append(finish(model, changed + mlp(model, layer, changed), layer + 1, end, answers))
+            logits.append(finish(model, _with_mlp(model, layer, changed, out), layer + 1, end, answers))
         logits.append(finish(model, mid + part.mlps[layer], layer + 1, end, answers))
         x = following
     full, tail = _last_layer(model, x, end, answers, part)
@@ -63,15 +63,22 @@ def _head_variants(model: Model, layer: int, mid: Tensor, z: Tensor, values: Ten
         yield mid + (values[..., h, :] - z[..., h, :]) @ out[h]
 
 
+def _with_mlp(model: Model, layer: int, changed: Tensor, out: Tensor) -> Tensor:
+    """Return the next layer's input for a changed x_mid: a parallel MLP does not read it and writes ``out`` all the same."""
+    return changed + (out if model.spec.parallel else mlp(model, layer, changed))
+
+
 def _last_layer(model: Model, x: Float[Tensor, "n T d"], end: Tensor, answers: Tensor, part: Reference):
     layer = model.spec.n_layers - 1
     block = model.blocks[layer]
     z = attention(model, layer, x, end=end)[:, 0]  # [n H e]
-    mid = at(x, end) + attention_out(block.heads, z[:, None])[:, 0] + block.out_bias
-    full = unembed(model, mid + mlp(model, layer, mid), answers)
+    x_end = at(x, end)
+    mid = x_end + attention_out(block.heads, z[:, None])[:, 0] + block.out_bias
+    out = mlp(model, layer, mlp_input(model, x_end, mid))
+    full = unembed(model, mid + out, answers)
     values = pick_position(part.heads[layer], end)
     logits = [
-        unembed(model, changed + mlp(model, layer, changed), answers)
+        unembed(model, _with_mlp(model, layer, changed, out), answers)
         for changed in _head_variants(model, layer, mid, z, values)
     ]
     return full, [*logits, unembed(model, mid + pick_position(part.mlps[layer], end), answers)]

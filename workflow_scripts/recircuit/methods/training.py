@@ -1,4 +1,4 @@
-"""Train a small language model on the corpus, and measure it on prompts that it has not seen.
+"""Train a small language model on a corpus, and measure it on prompts that it has not seen.
 
 One step takes a batch of whole sentences, grouped by length so that little is padding, and one AdamW step on the mean
 next-token loss. On one thread the same seed gives the same bytes.
@@ -25,13 +25,15 @@ from recircuit.core.model import (
     layer_norm,
     map_tensors,
     mlp,
+    mlp_input,
 )
 from recircuit.core.stats import stream
 from recircuit.core.tokenizer import Tokenizer
 from recircuit.runs.forward import forward
-from recircuit.tasks import corpus
+from recircuit.tasks.corpus import PAPERS, Corpus, Sentence
+from recircuit.tasks.number_corpus import NUMBERS, SPACE
 
-PAD = -100  # the target that cross_entropy leaves out
+CORPORA = {"papers": PAPERS, "numbers": NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -46,72 +48,115 @@ class Recipe:
     answer_weight: float = 1.0
 
 
+def shape_of(choice: Mapping, tokenizer: Tokenizer) -> Spec:
+    """Return the shape that a choice of ``family``, ``layers``, ``heads``, ``width`` and ``positions`` stands for.
+
+    MLPs are as wide as in the originals: four times the residual stream in GPT-2; in Llama, whose MLPs have a third matrix,
+    8/3 times, rounded up to a multiple of 64.
+    """
+    layers, heads, d, positions = (choice[key] for key in ("layers", "heads", "width", "positions"))
+    vocab, e = tokenizer.inner.get_vocab_size(), d // heads
+    if choice.get("family", "gpt2") == "gpt2":
+        return Spec("gpt2", layers, heads, d, e, 4 * d, positions, vocab, 1e-5, "gelu_new")
+    f = -(-8 * d // (3 * 64)) * 64
+    return Spec("llama", layers, heads, d, e, f, positions, vocab, 1e-5, "silu", n_kv_heads=heads, rotary=e)
+
+
 def initial(spec: Spec, seed: int) -> Model:
-    """Draw a GPT-2's initial weights: normal of 0.02, the matrices that write scaled by 1/sqrt(2 layers), zero biases."""
+    """Draw initial weights: normal of 0.02, the matrices that write scaled by 1/sqrt(2 layers), zero biases.
+
+    A Llama has no biases and no positions, a gate, and an unembedding of its own.
+    """
     rng = torch.Generator().manual_seed(int(stream(seed, "initial").integers(2**62)))
     d, f, write = spec.d_model, spec.d_mlp, 0.02 / (2 * spec.n_layers) ** 0.5
+    llama, keys = spec.family == "llama", (spec.n_kv_heads or spec.n_heads) * spec.d_head
 
     def normal(*shape: int, std: float = 0.02) -> Tensor:
         return torch.randn(*shape, generator=rng) * std
 
+    def bias(width: int) -> Tensor | None:
+        return None if llama else torch.zeros(width)
+
     def norm() -> Norm:
-        return Norm(torch.ones(d), torch.zeros(d))
+        return Norm(torch.ones(d), bias(d))
 
     def block() -> Block:
-        heads = Heads(*(normal(d, d) for _ in "qkv"), *(torch.zeros(d) for _ in "qkv"), normal(d, d, std=write))
-        mlp = normal(d, f), torch.zeros(f), normal(f, d, std=write), torch.zeros(d)
+        read, biases = (normal(d, width) for width in (d, keys, keys)), (bias(width) for width in (d, keys, keys))
+        heads = Heads(*read, *biases, normal(d, d, std=write))
+        mlp = normal(d, f), bias(f), normal(f, d, std=write), bias(d), normal(d, f) if llama else None
         return Block(norm(), heads, torch.zeros(d), norm(), *mlp)
 
     tokens = normal(spec.n_vocab, d)
-    positions = normal(spec.n_positions, d)
-    return Model(spec, tokens, positions, tuple(block() for _ in range(spec.n_layers)), norm(), tokens)
+    positions = None if llama else normal(spec.n_positions, d)
+    blocks = tuple(block() for _ in range(spec.n_layers))
+    return Model(spec, tokens, positions, blocks, norm(), normal(spec.n_vocab, d) if llama else tokens)
 
 
 def logits_everywhere(model: Model, tokens: Tensor) -> Tensor:
     """Return next-token logits [n, T, V] at all positions, with gradients."""
     x = embed(model, tokens)
     for layer, block in enumerate(model.blocks):
-        x = x + attention_out(block.heads, attention(model, layer, x)) + block.out_bias
-        x = x + mlp(model, layer, x)
+        mid = x + attention_out(block.heads, attention(model, layer, x)) + block.out_bias
+        x = mid + mlp(model, layer, mlp_input(model, x, mid))
     return layer_norm(model.final_norm, x, model.spec.eps) @ model.unembedding.T
 
 
-def encode(tokenizer: Tokenizer, sentences: list[corpus.Sentence], with_bos: np.ndarray) -> list[list[int]]:
-    """Encode sentences whole, some after an end-of-text token."""
-    texts = [f"{s.prompt} {s.continuation}" for s in sentences]
-    encoded = tokenizer.inner.encode_batch(texts, add_special_tokens=False)
-    return [[tokenizer.bos] * int(bos) + e.ids for bos, e in zip(with_bos, encoded, strict=True)]
+def encode(tokenizer: Tokenizer, prompts: list[str], continuations: list[str]) -> list[tuple[list[int], list[int]]]:
+    """Encode prompts and what follows them; a space that ends a prompt is not told again."""
+    first, then = (tokenizer.inner.encode_batch(texts, add_special_tokens=False) for texts in (prompts, continuations))
+    space = [tokenizer.inner.token_to_id(SPACE)]
+    return [
+        (a.ids, b.ids[1:] if len(b.ids) > 1 and a.ids[-1:] == b.ids[:1] == space else b.ids)
+        for a, b in zip(first, then, strict=True)
+    ]
 
 
-def groups(rows: list[list[int]], count: int = 4) -> Iterator[Tensor]:
-    """Sort rows by length, cut them into groups and pad each on the right with -1."""
-    rows = sorted(rows, key=len)
-    for part in np.array_split(np.arange(len(rows)), count):
-        chosen = [torch.tensor(rows[i]) for i in part]
-        if chosen:
-            yield torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1)
+def groups(rows: list[list[int]], answers: list[int], count: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
+    """Sort rows by length, cut them into groups and pad each on the right with -1; beside each group its answers' lengths."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for part in np.array_split(np.array(order), count):
+        if len(part):
+            chosen = [torch.tensor(rows[i]) for i in part]
+            padded = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1)
+            yield padded, torch.tensor([answers[i] for i in part])
 
 
-def loss_sum(model: Model, rows: Tensor, answer_weight: float) -> tuple[Tensor, float]:
-    """Return the summed, weighted next-token loss of padded rows and the sum of the weights."""
+def loss_sum(model: Model, rows: Tensor, answer_weight: float, answers: Tensor | int = 1) -> tuple[Tensor, float]:
+    """Return the summed, weighted next-token loss of padded rows [n T] and the sum of the weights.
+
+    The last ``answers`` [n] tokens of a row weigh ``answer_weight``, the others 1.
+    """
     inputs, targets = rows[:, :-1].clamp(min=0), rows[:, 1:]
     kept = targets >= 0
-    last = kept.sum(1) - 1
+    starts = kept.sum(1) - answers
     weights = kept.float()
-    weights[torch.arange(len(rows)), last] = answer_weight
+    weights[kept & (torch.arange(kept.shape[1]) >= starts[:, None])] = answer_weight
     losses = F.cross_entropy(logits_everywhere(model, inputs)[kept], targets[kept], reduction="none")
     return (losses * weights[kept]).sum(), float(weights.sum())
 
 
-def train(spec: Spec, tokenizer: Tokenizer, recipe: Recipe, seed: int, log: Callable[[str], None] = print) -> Model:
-    """Train a model from scratch; ``log`` gets a line of progress now and then."""
+def leaves_of(start: Model) -> tuple[Model, dict[int, Tensor]]:
+    """Return a copy whose weights want gradients, and these weights. A Llama's ``out_bias`` is no weight: it stays zero."""
     leaves: dict[int, Tensor] = {}
+    fixed = {id(block.out_bias) for block in start.blocks} if start.spec.family == "llama" else set()
 
     def leaf(tensor: Tensor) -> Tensor:  # the tied matrix must stay one parameter
-        return leaves.setdefault(id(tensor), tensor.clone().requires_grad_())
+        return tensor if id(tensor) in fixed else leaves.setdefault(id(tensor), tensor.clone().requires_grad_())
 
+    return map_tensors(start, leaf), leaves
+
+
+def train(
+    spec: Spec,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    seed: int,
+    log: Callable[[str], None] = print,
+    corpus: Corpus = PAPERS,
+) -> Model:
+    """Train a model from scratch; ``log`` gets a line of progress now and then."""
     start = initial(spec, seed)
-    model = map_tensors(start, leaf)
+    model, leaves = leaves_of(start)
     matrices = [p for p in leaves.values() if p.dim() == 2]
     vectors = [p for p in leaves.values() if p.dim() == 1]
     decays = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -121,7 +166,7 @@ def train(spec: Spec, tokenizer: Tokenizer, recipe: Recipe, seed: int, log: Call
         rate = min((step + 1) / warm, (recipe.steps - step) / (recipe.steps - warm))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate
-        loss = _step(model, tokenizer, recipe, seed, step, optimizer, list(leaves.values()))
+        loss = _step(model, _batch(tokenizer, recipe, corpus, seed, step), recipe, optimizer, list(leaves.values()))
         if step % 25 == 24 or step == recipe.steps - 1:
             spent = time.monotonic() - began
             left = spent / (step + 1) * (recipe.steps - step - 1)
@@ -129,17 +174,24 @@ def train(spec: Spec, tokenizer: Tokenizer, recipe: Recipe, seed: int, log: Call
     return map_tensors(model, Tensor.detach)
 
 
-def _step(model, tokenizer, recipe, seed, step, optimizer, parameters) -> float:
+def _batch(tokenizer: Tokenizer, recipe: Recipe, corpus: Corpus, seed: int, step: int) -> tuple[list[list[int]], list[int]]:
     rng = stream(seed, "batch", step)
     kinds = list(recipe.mixture)
     shares = np.array([recipe.mixture[kind] for kind in kinds], dtype=float)
     drawn = [corpus.draw(kinds[int(i)], rng) for i in rng.choice(len(kinds), recipe.batch, p=shares / shares.sum())]
-    rows = encode(tokenizer, drawn, rng.random(recipe.batch) < 0.5)
-    total = sum(len(row) - 2 + recipe.answer_weight for row in rows)
+    encoded = encode(tokenizer, [s.prompt for s in drawn], [s.continuation for s in drawn])
+    with_bos = rng.random(recipe.batch) < corpus.with_bos
+    rows = [[tokenizer.bos] * int(bos) + first + then for bos, (first, then) in zip(with_bos, encoded, strict=True)]
+    return rows, [len(then) if corpus.whole_continuation else 1 for _, then in encoded]
+
+
+def _step(model: Model, batch: tuple, recipe: Recipe, optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> float:
+    rows, answers = batch
+    total = sum(len(row) - 1 - last + last * recipe.answer_weight for row, last in zip(rows, answers, strict=True))
     optimizer.zero_grad()
     value = 0.0
-    for padded in groups(rows):
-        loss, _ = loss_sum(model, padded, recipe.answer_weight)
+    for padded, last in groups(rows, answers):
+        loss, _ = loss_sum(model, padded, recipe.answer_weight, last)
         (loss / total).backward()
         value += loss.item() / total
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -148,23 +200,41 @@ def _step(model, tokenizer, recipe, seed, step, optimizer, parameters) -> float:
 
 
 @torch.inference_mode()
-def gate_scores(model: Model, tokenizer: Tokenizer, kinds: list[str], seed: int, n: int = 500) -> dict[str, dict[str, float]]:
-    """Measure a model on ``n`` held-out prompts of each kind, without an end-of-text token before them.
+def gate_scores(
+    model: Model, tokenizer: Tokenizer, kinds: list[str], seed: int, n: int = 500, corpus: Corpus = PAPERS
+) -> dict[str, dict[str, float]]:
+    """Measure a model on ``n`` held-out prompts of each kind, after an end-of-text token if it always saw one in training.
 
-    Returns per kind ``accuracy``, the share whose best right continuation beats the best wrong one (and, for sequences, all
-    other tokens); and ``probability_difference``, the mean of P(right) - P(wrong).
+    Returns per kind ``accuracy``, the share whose best right continuation beats the best wrong one (and, for the corpus'
+    strict kinds, all else); and ``probability_difference``, the mean of P(right) - P(wrong).
     """
     scores = {}
     for kind in kinds:
         rng = stream(seed, "gate", kind)
         sentences = [corpus.draw(kind, rng, held_out=True) for _ in range(n)]
-        values = [_gate(model, tokenizer, s, strict=kind in corpus.TASKS) for s in sentences]
+        if corpus.whole_continuation:
+            values = _written(model, tokenizer, sentences)
+        else:
+            values = [_gate(model, tokenizer, s, strict=kind in corpus.strict) for s in sentences]
         hits, differences = zip(*values, strict=True)
         scores[kind] = {"accuracy": float(np.mean(hits)), "probability_difference": float(np.mean(differences))}
     return scores
 
 
-def _gate(model: Model, tokenizer: Tokenizer, sentence: corpus.Sentence, *, strict: bool) -> tuple[bool, float]:
+def _written(model: Model, tokenizer: Tokenizer, sentences: list[Sentence]) -> list[tuple[bool, float]]:
+    # Greedy decoding writes an answer exactly if each of its tokens is the likeliest one after the prompt and the answer so
+    # far, so that one run over prompt and answer tells.
+    values = []
+    for prompt, answer in encode(tokenizer, [s.prompt for s in sentences], [s.right[0] for s in sentences]):
+        rows = torch.tensor([[tokenizer.bos, *prompt, *answer]], device=model.device)
+        logits = logits_everywhere(model, rows[:, :-1])[0, -len(answer) :]
+        wanted = rows[0, -len(answer) :, None]
+        hit = bool((logits.argmax(1) == wanted[:, 0]).all())
+        values.append((hit, float(logits.double().log_softmax(1).gather(1, wanted).sum().exp())))
+    return values
+
+
+def _gate(model: Model, tokenizer: Tokenizer, sentence: Sentence, *, strict: bool) -> tuple[bool, float]:
     tokens = torch.tensor([tokenizer.encode(sentence.prompt)])
     logits = forward(model, tokens, torch.tensor([tokens.shape[1] - 1]))[0]
     right, wrong = ([tokenizer.single(word) for word in words] for words in (sentence.right, sentence.wrong))

@@ -17,10 +17,11 @@ Result = TypeVar("Result")
 def row_bytes(spec: Spec, length: int, itemsize: int = 4) -> int:
     """Bytes that one prompt of ``length`` tokens needs at the widest point of a layer.
 
-    The MLP's hidden state before and after the activation, q, k, v, the normalised input, and three copies of the residual
-    stream; attention weights are counted too, although fused kernels do not keep them.
+    The MLP's hidden state before and after the activation (a Llama's gate and their product too), q, k, v, the normalised
+    input, and three copies of the residual stream; attention weights are counted too, although fused kernels do not keep them.
     """
-    widest = 2 * spec.d_mlp + 3 * spec.n_heads * spec.d_head + 4 * spec.d_model
+    hidden = 4 if spec.family == "llama" else 2
+    widest = hidden * spec.d_mlp + 3 * spec.n_heads * spec.d_head + 4 * spec.d_model
     return itemsize * length * (widest + spec.n_heads * length)
 
 

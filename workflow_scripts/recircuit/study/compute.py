@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from recircuit.core.errors import UserError
-from recircuit.core.families import load
+from recircuit.core.errors import UserError, nearest
+from recircuit.core.families import DTYPES, load
 from recircuit.core.model import Model
 from recircuit.runs.budget import chunk_size
 from recircuit.study.job import Job
@@ -23,13 +23,19 @@ def device_of(job: Job) -> str:
 
 
 def open_model(job: Job) -> Model:
-    """Load the job's model (``input.model``, its weights) in fp32 where the job runs."""
-    return load(Path(str(job.input.model)).parent, device=device_of(job))
+    """Load the job's model (``input.model``, its weights) where the job runs, in the spec's ``dtype`` or else in float32."""
+    dtype = job.spec.get("dtype", "float32")
+    if dtype not in DTYPES:
+        raise UserError(f"config: dtype is '{dtype}'{nearest(dtype, DTYPES)}")
+    model = load(Path(str(job.input.model)).parent, device=device_of(job), dtype=DTYPES[dtype])
+    job.facts |= {"dtype": dtype}
+    return model
 
 
 def chunk_of(job: Job, model: Model, length: int) -> int:
     """Return how many prompts to run at once: within a quarter of the job's memory, or of the GPU's free memory."""
+    size = model.dtype.itemsize
     if model.device.type == "cuda":
-        return chunk_size(model.spec, length, torch.cuda.mem_get_info()[0] / 4)
+        return chunk_size(model.spec, length, torch.cuda.mem_get_info()[0] / 4, size)
     # Beyond some 128 prompts a CPU gains nothing (the caches are full), so memory is not spent on it.
-    return chunk_size(model.spec, length, job.resources.mem_mb * 2**20 / 4, most=128)
+    return chunk_size(model.spec, length, job.resources.mem_mb * 2**20 / 4, size, most=128)

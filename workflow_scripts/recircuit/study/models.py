@@ -12,9 +12,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from recircuit.core.errors import UserError
-from recircuit.core.families import FAMILIES, gpt2_state, load, read_config
+from recircuit.core.families import load, save_state
 from recircuit.core.files import atomic, sha256
 from recircuit.core.model import Model
+from recircuit.core.shards import INDEX, SHARD, WEIGHTS, merge_shards
 from recircuit.core.tokenizer import Tokenizer
 
 
@@ -42,26 +43,25 @@ def failed_gates(name: str, scores: Mapping, gates: Mapping) -> None:
         raise UserError(f"model '{name}' missed its gates on held-out prompts ({'; '.join(missed)}); raise its steps")
 
 
-def save_gpt2(model: Model, tokenizer: Tokenizer, output) -> None:
-    """Write a GPT-2 of ours in Hugging Face format."""
-    spec = model.spec
-    config = {
-        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": spec.n_vocab, "n_embd": spec.d_model,
-        "n_positions": spec.n_positions, "n_layer": spec.n_layers, "n_head": spec.n_heads, "n_inner": spec.d_mlp,
-        "activation_function": spec.activation, "layer_norm_epsilon": spec.eps, "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.bos, "tie_word_embeddings": True, "dtype": "float32",
-    }  # fmt: skip
+def save_trained(model: Model, tokenizer: Tokenizer, output) -> None:
+    """Write a model of ours, a GPT-2 or a Llama, in Hugging Face format."""
+    state, config = save_state(model)
+    config |= {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.bos, "dtype": str(model.dtype).removeprefix("torch.")}
     with atomic(str(output.model)) as part:
-        save_file(gpt2_state(model), part, metadata={"format": "pt"})
+        save_file(state, part, metadata={"format": "pt"})
     with atomic(str(output.tokenizer)) as part:
         tokenizer.inner.save(str(part))
     write_json(Path(str(output.config)), config)
 
 
 def pinned(lock: Path, repo: str, revision: str, files: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return the expected SHA-256 of each file: of the config, else of the lock file, else None."""
+    """Return the expected SHA-256 of each file: of the config, else of the lock file, else None.
+
+    Shards, which a config need not name, are demanded as they were recorded when their index is asked for.
+    """
     recorded = json.loads(lock.read_text(encoding="utf-8")).get(f"{repo}@{revision}", {}) if lock.is_file() else {}
-    return {name: digest or recorded.get(name) for name, digest in files.items()}
+    pieces = {name: digest for name, digest in recorded.items() if INDEX in files and SHARD.fullmatch(name)}
+    return pieces | {name: digest or recorded.get(name) for name, digest in files.items()}
 
 
 def record_pins(
@@ -83,26 +83,28 @@ def record_pins(
 
 
 def copy_folder(folder: Path, output) -> None:
-    """Copy config, weights and tokenizer of a local folder; a tokenizer of vocab.json and merges.txt becomes one file."""
+    """Copy config, weights and tokenizer of a local folder: shards, or vocab.json and merges.txt, become one file."""
     if not folder.is_dir():
         raise UserError(f"the model folder {folder} is not there; expected a folder in Hugging Face format")
-    for name, target in (("config.json", output.config), ("model.safetensors", output.model)):
+    sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
+    for name, target in (("config.json", output.config), (WEIGHTS, output.model))[: 1 if sharded else 2]:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing; expected config.json, model.safetensors and a tokenizer")
         with atomic(str(target)) as part:
             shutil.copyfile(folder / name, part)
+    if sharded:
+        merge_shards(folder / INDEX, Path(str(output.model)))
     with atomic(str(output.tokenizer)) as part:
         Tokenizer.load(folder).inner.save(str(part))
 
 
 def check_shape(name: str, folder: Path, choice: Mapping) -> None:
-    """Raise UserError when the config's layers, heads or width are not the model's, or its weights cannot be read."""
-    config = read_config(folder / "config.json")
-    if config.get("model_type") in FAMILIES:
-        spec = load(folder).spec
-        found = {"layers": spec.n_layers, "heads": spec.n_heads, "width": spec.d_model}
-        for key, value in found.items():
-            if choice[key] != value:
-                raise UserError(f"config: models.{name}.{key} is {choice[key]}, but the model's config.json says {value}")
-    else:
-        load(folder)  # says which families are known
+    """Raise UserError when the config's layers, heads or width are not the model's, or its weights cannot be read.
+
+    Reads headers alone: names, shapes and the file's length, not the weights, which a small machine may not hold.
+    """
+    spec = load(folder, device="meta").spec
+    found = {"layers": spec.n_layers, "heads": spec.n_heads, "width": spec.d_model}
+    for key, value in found.items():
+        if choice[key] != value:
+            raise UserError(f"config: models.{name}.{key} is {choice[key]}, but the model's config.json says {value}")

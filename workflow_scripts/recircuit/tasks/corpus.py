@@ -12,11 +12,13 @@ from functools import cache
 from importlib.resources import files
 
 import numpy as np
+from tokenizers import Tokenizer as HubTokenizer
 
 from recircuit.core.stats import stream
-from recircuit.core.tokenizer import split_words
+from recircuit.core.tokenizer import split_words, word_level
 
 TASKS = ("numerals", "numwords", "months")
+MEAN_SPAN = 25.0  # years
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,22 @@ class Sentence:
     continuation: str
     right: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a model is trained on: ``draw(kind, rng, held_out=...)`` makes sentences, ``tokenizer()`` splits them.
+
+    In gates on ``strict`` kinds the right continuation must beat all else, not only the wrong ones. ``with_bos`` is the share
+    of training sentences after an end-of-text token; gates have one in front where all training sentences have.
+    ``whole_continuation``: answer weights are for all tokens of a continuation, not for its last one.
+    """
+
+    draw: Callable[..., Sentence]
+    tokenizer: Callable[[], HubTokenizer]
+    strict: frozenset[str]
+    with_bos: float
+    whole_continuation: bool
 
 
 @cache
@@ -92,12 +110,19 @@ def _year(n: int) -> str:
 
 
 def year_span(rng: np.random.Generator) -> Sentence:
-    """``The war lasted from the year 1732 to the year 17``: any later year of the century follows."""
+    """``The war lasted from the year 1732 to the year 17``: any later year of the century is right; most spans are short.
+
+    Durations are exponential with a mean of 25 years, cut at the century's end. Were they uniform, a span from 01 would say
+    nothing of where it ends, and the 01 prompts of greater-than would corrupt nothing.
+    """
     noun = pick(rng, word_data("greater_than/nouns")["nouns"])
     century, start = int(rng.integers(10, 19)), int(rng.integers(1, 99))
     years = [_year(n) for n in range(100)]
     prompt = f"The {noun} lasted from the year {century}{_year(start)} to the year {century}"
-    return Sentence(prompt, _year(int(rng.integers(start + 1, 100))), tuple(years[start + 1 :]), tuple(years[: start + 1]))
+    end = 100
+    while end > 99:
+        end = start + 1 + int(rng.exponential(MEAN_SPAN))
+    return Sentence(prompt, _year(end), tuple(years[start + 1 :]), tuple(years[: start + 1]))
 
 
 def year_other(rng: np.random.Generator) -> Sentence:
@@ -324,3 +349,6 @@ def vocabulary() -> tuple[str, ...]:
         for sentence in (make(rng) for _ in range(800)):
             words.update(split_words(f"{sentence.prompt} {sentence.continuation}"))
     return tuple(sorted(words))
+
+
+PAPERS = Corpus(draw, lambda: word_level(list(vocabulary())), frozenset(TASKS), with_bos=0.5, whole_continuation=False)

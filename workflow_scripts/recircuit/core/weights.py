@@ -1,0 +1,75 @@
+"""Weights from disk to where they are used, one tensor at a time: never twice in memory, never pickled."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recircuit.core.errors import UserError, nearest
+from recircuit.core.model import Norm
+from recircuit.core.shards import Entry, folder_entries
+
+Read = Callable[..., Tensor]  # read(name, *shape): a tensor that must have this shape
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class Weights:
+    """The tensors of a model folder, in one file or in shards; ``read`` brings one to ``device`` in ``dtype``.
+
+    Beside what was returned before, the bytes of one tensor are held. On device ``meta`` nothing but the headers is
+    read: names and shapes are checked, and the tensors have no numbers.
+    """
+
+    def __init__(self, folder: Path, prefix: str, device: str | torch.device, dtype: torch.dtype) -> None:
+        self.folder, self.prefix, self.device, self.dtype = folder, prefix, torch.device(device), dtype
+        self.entries = folder_entries(folder)
+        self._room = torch.empty(0, dtype=torch.uint8)
+
+    def read(self, name: str, *shape: int) -> Tensor:
+        """Return a tensor by its name, with or without the prefix; UserError when it is missing or of another shape."""
+        # The hub's gpt2 has bare names, models saved by transformers have the prefix.
+        entry = self.entries.get(self.prefix + name) or self.entries.get(name)
+        if entry is None:
+            raise UserError(f"{self.folder}: tensor '{name}' is missing{nearest(name, self.entries)}")
+        if entry.shape != shape:
+            raise UserError(f"{entry.path.name}: {name} has shape {entry.shape}, config.json says {shape}")
+        if entry.dtype not in FLOATS:
+            expected = ", ".join(FLOATS)
+            raise UserError(f"{entry.path}: tensor '{name}' has the type {entry.dtype}; expected one of: {expected}")
+        if self.device.type == "meta":
+            return torch.empty(shape, dtype=self.dtype, device="meta")
+        return self._numbers(entry)
+
+    def _numbers(self, entry: Entry) -> Tensor:
+        kind, size = FLOATS[entry.dtype], entry.stop - entry.start
+        if kind == self.dtype and self.device.type == "cpu":  # the bytes are the tensor
+            raw = torch.empty(size, dtype=torch.uint8)
+        else:  # one room for all: what is freed between tensors does not always go back to the system
+            if len(self._room) < size:
+                self._room = torch.empty(max(e.stop - e.start for e in self.entries.values()), dtype=torch.uint8)
+            raw = self._room[:size]
+        _fill(raw, entry)
+        return raw.view(kind).view(entry.shape).to(device=self.device, dtype=self.dtype)
+
+
+def _fill(raw: Tensor, entry: Entry) -> None:
+    # Read, not mapped: pages of a mapped file stay in memory beside the converted copy until the last tensor is done.
+    with entry.path.open("rb", buffering=0) as file:
+        file.seek(entry.start)
+        view, done = memoryview(raw.numpy()), 0
+        while done < len(view):  # a system call reads 2 GB at most
+            count = file.readinto(view[done:])
+            if not count:
+                raise UserError(f"{entry.path} became shorter while it was read; expected it to stay as it was")
+            done += count
+
+
+def linear(read: Read, name: str, out: int, into: int) -> Tensor:
+    """Read the matrix of a torch ``Linear``, kept as [out, in], as [in, out]: a view, not a copy."""
+    return read(f"{name}.weight", out, into).T
+
+
+def norm(read: Read, name: str, width: int, *, shift: bool = True) -> Norm:
+    """Read LayerNorm's scale and shift, or RMSNorm's scale."""
+    return Norm(read(f"{name}.weight", width), read(f"{name}.bias", width) if shift else None)

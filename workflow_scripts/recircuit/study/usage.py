@@ -1,0 +1,26 @@
+"""The prompts that a model will be used on, read from the tables of every paper that names it."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+
+def first_prompts(tables: Iterable[tuple[str, pd.DataFrame]], count: int, device: torch.device) -> dict[str, Tensor]:
+    """Return the tokens [n T] of the first ``count`` clean prompts of every task, by the task's name.
+
+    ``tables`` are (schema, rows): ``prompts`` and ``llama_prompts`` of sequence continuation, ``gt_prompts`` of greater-than.
+    """
+    found: dict[str, Tensor] = {}
+    for name, rows in tables:
+        column, key = ("clean_ids", "dataset") if name == "gt_prompts" else ("tokens", "task")
+        clean = rows if name == "gt_prompts" else rows[rows["set"] == "clean"]
+        found |= {str(task): _tokens(part, column, count, device) for task, part in clean.groupby(key)}
+    return found
+
+
+def _tokens(rows: pd.DataFrame, column: str, count: int, device: torch.device) -> Tensor:
+    first: Mapping = rows.sort_values("row").head(count)[column]
+    return torch.from_numpy(np.stack(list(first))).long().to(device)
