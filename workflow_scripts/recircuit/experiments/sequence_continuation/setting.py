@@ -53,6 +53,10 @@ class Setting:
         """Return the prompts that MLP means are taken over again for each circuit; None in the fixed variant."""
         return self._prompts[task, CORRUPTED[variant]].tokens if variant == "published" else None
 
+    def twins(self, task: str, variant: str) -> Tensor:
+        """Return the tokens of a task's corrupted prompts, row by row beside the clean ones."""
+        return self._prompts[task, CORRUPTED[variant]].tokens
+
     def reference(self, task: str, variant: str) -> Reference:
         """Return the means of the unablated model."""
         return Reference(*(self._means[f"{variant}/{task}/{part}"][:, None] for part in ("heads", "mlps")))
