@@ -1,6 +1,8 @@
-"""Random streams that depend only on their labels, and intervals over prompts."""
+"""Random streams that depend only on their labels, intervals over prompts, and a paired test."""
 
 import hashlib
+from math import comb, sqrt
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float
@@ -34,3 +36,27 @@ def bootstrap_percent(
     percents = 100 * (counts @ scores.T.astype(np.float64)) / (counts @ full.astype(np.float64))[:, None]
     low, high = np.quantile(percents, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
+
+
+def wilson(hits: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval of a share of ``n`` prompts, as shares (Wilson, JASA 1927, without a correction).
+
+    ``hits`` need not be whole: a mean over draws of the number of prompts that are right.
+    """
+    if n < 1 or not 0 <= hits <= n:
+        raise ValueError(f"{hits} of {n} prompts is no share")
+    z, share = NormalDist().inv_cdf((1 + level) / 2), hits / n
+    centre, spread = share + z * z / (2 * n), z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At the ends the interval touches 0 and 1 exactly; rounding must not carry it beyond.
+    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
+    return (0.0 if hits == 0 else low), (1.0 if hits == n else high)
+
+
+def paired_test(first_only: int, second_only: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test, the sign test of discordant pairs (1 where there are none).
+
+    The arguments count the prompts that are right with the first alone, and with the second alone.
+    """
+    n, fewer = first_only + second_only, min(first_only, second_only)
+    tail = sum(comb(n, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**n)

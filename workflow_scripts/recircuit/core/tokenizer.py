@@ -1,5 +1,7 @@
 """Tokenizers as the data sets use them: bare ids, no special token added behind our back."""
 
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from tokenizers import ByteLevelBPETokenizer, Regex, pre_tokenizers
@@ -9,17 +11,23 @@ from tokenizers.models import WordLevel
 from recircuit.core.errors import UserError, nearest
 
 END_OF_TEXT = "<|endoftext|>"
+STARTS, ENDS = (END_OF_TEXT, "<s>"), (END_OF_TEXT, "</s>")  # tokens that begin and that end a text, by family
 # Four digits are two tokens (century, year), as GPT-2 splits most years, and 732 is 7, 32 (but 110 stays whole: the released
 # corrupted numerals hold it as one member); a newline is a token; spaces are not.
 _WORDS = r"\d\d(?=\d\d(?!\d))|[2-9](?=\d\d(?!\d))|\d+|[^\W\d_]+|[^\w\s]|\n"
 
 
 class Tokenizer:
-    """A tokenizer of a model folder. Encodes without special tokens; ``bos`` is the id of the end-of-text token."""
+    """A tokenizer of a model folder. Encodes without special tokens.
+
+    ``bos`` is the id of the token that begins a text (GPT-2's end-of-text, Llama's ``<s>``), ``ends`` those that end one.
+    """
 
     def __init__(self, inner: HubTokenizer, where: str) -> None:
         self.inner, self.where = inner, where
-        self.bos: int | None = inner.token_to_id(END_OF_TEXT)
+        starts, ends = ([i for i in map(inner.token_to_id, names) if i is not None] for names in (STARTS, ENDS))
+        self.bos: int | None = starts[0] if starts else None
+        self.ends = frozenset(ends)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
@@ -48,9 +56,25 @@ class Tokenizer:
             raise UserError(f"'{text}' is {len(ids)} tokens in the tokenizer of {self.where}; expected exactly one")
         return ids[0]
 
+    def continuation(self, text: str, more: str) -> list[int]:
+        """Return the ids that ``more`` adds behind ``text``. UserError when it changes those of the text itself."""
+        before, whole = self.encode(text), self.encode(text + more)
+        if whole[: len(before)] != before:
+            raise UserError(f"in the tokenizer of {self.where}, '{more}' behind '{text}' changes the tokens of the text")
+        return whole[len(before) :]
+
     def decode(self, ids: list[int]) -> list[str]:
-        """Return the text of each id."""
+        """Return the token of each id, as the vocabulary has it."""
         return [self.inner.id_to_token(i) for i in ids]
+
+    def written(self, ids: Sequence[int]) -> list[int]:
+        """Return the ids before the first one that ends a text."""
+        return list(takewhile(lambda i: i not in self.ends, map(int, ids)))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, up to the first one that ends it; words are joined by spaces where no decoder says how."""
+        kept = self.written(ids)
+        return " ".join(self.decode(kept)) if self.inner.decoder is None else self.inner.decode(kept)
 
     def _refuse_unknown(self, text: str) -> None:
         for part in text.split(END_OF_TEXT):
