@@ -1,0 +1,538 @@
+# Greater-than (Hanna et al., arXiv 2305.00586): E1 to E13.
+rule gt_make_prompts:
+    input:
+        tokenizer="cache/models/{model}/tokenizer.json",
+    output:
+        gt_prompts="cache/greater_than/prompts/{model}/gt_prompts.parquet",
+    log:
+        "cache/logs/gt_make_prompts/{model}.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=memory(),
+        runtime=10,
+    params:
+        spec=spec(
+            "greater_than/gt_make_prompts.py",
+            "seed",
+            "greater_than.discovery",
+            "greater_than.population",
+            "greater_than.seeds",
+            data=GT_DATA,
+        ),
+    script:
+        "../workflow_scripts/greater_than/gt_make_prompts.py"
+
+
+rule gt_run_regression:
+    input:
+        config="cache/models/{model}/config.json",
+        model="cache/models/{model}/model.safetensors",
+        tokenizer="cache/models/{model}/tokenizer.json",
+        certificate="cache/models/{model}/certificate.parquet",
+        gt_prompts="cache/greater_than/prompts/{model}/gt_prompts.parquet",
+    output:
+        gt_regression="cache/greater_than/regression/{model}/gt_regression.parquet",
+    log:
+        "cache/logs/gt_run_regression/{model}.log",
+    benchmark:
+        "cache/benchmarks/gt_run_regression/{model}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=memory(1),
+        runtime=minutes(2),
+    params:
+        spec=spec(
+            "greater_than/gt_run_regression.py", "greater_than.min_difference", data=["greater_than/eap_ig_regression.json"]
+        ),
+    script:
+        "../workflow_scripts/greater_than/gt_run_regression.py"
+
+
+rule gt_patch_stages:
+    input:
+        config="cache/models/{model}/config.json",
+        model="cache/models/{model}/model.safetensors",
+        tokenizer="cache/models/{model}/tokenizer.json",
+        gt_prompts="cache/greater_than/prompts/{model}/gt_prompts.parquet",
+        gt_regression="cache/greater_than/regression/{model}/gt_regression.parquet",
+    output:
+        ipp="cache/greater_than/stages/{model}/ipp.parquet",
+        gt_circuit="cache/greater_than/stages/{model}/gt_circuit.parquet",
+    log:
+        "cache/logs/gt_patch_stages/{model}.log",
+    benchmark:
+        "cache/benchmarks/gt_patch_stages/{model}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=memory(1),
+        runtime=minutes(40),
+    params:
+        spec=spec("greater_than/gt_patch_stages.py", "greater_than.choose_share", data=["greater_than/circuits.json"]),
+    script:
+        "../workflow_scripts/greater_than/gt_patch_stages.py"
+
+
+rule gt_run_circuits:
+    input:
+        config="cache/models/{model}/config.json",
+        model="cache/models/{model}/model.safetensors",
+        tokenizer="cache/models/{model}/tokenizer.json",
+        gt_prompts="cache/greater_than/prompts/{model}/gt_prompts.parquet",
+        ipp="cache/greater_than/stages/{model}/ipp.parquet",
+        gt_circuit="cache/greater_than/stages/{model}/gt_circuit.parquet",
+    output:
+        behaviour_examples="cache/greater_than/circuits/{model}/behaviour_examples.parquet",
+        behaviour="cache/greater_than/circuits/{model}/behaviour.parquet",
+        circuit_eval="cache/greater_than/circuits/{model}/circuit_eval.parquet",
+        year_heatmap="cache/greater_than/circuits/{model}/year_heatmap.parquet",
+    log:
+        "cache/logs/gt_run_circuits/{model}.log",
+    benchmark:
+        "cache/benchmarks/gt_run_circuits/{model}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=memory(1),
+        runtime=minutes(60),
+    params:
+        spec=spec(
+            "greater_than/gt_run_circuits.py",
+            "seed",
+            "greater_than.choose_share",
+            "greater_than.bootstrap_draws",
+            data=["greater_than/circuits.json"],
+        ),
+    script:
+        "../workflow_scripts/greater_than/gt_run_circuits.py"
+
+
+rule gt_run_random_circuits:
+    input:
+        config="cache/models/{model}/config.json",
+        model="cache/models/{model}/model.safetensors",
+        tokenizer="cache/models/{model}/tokenizer.json",
+        gt_prompts="cache/greater_than/prompts/{model}/gt_prompts.parquet",
+        gt_circuit="cache/greater_than/stages/{model}/gt_circuit.parquet",
+    output:
+        gt_random_circuits="cache/greater_than/random_circuits/{model}/gt_random_circuits.parquet",
+    log:
+        "cache/logs/gt_run_random_circuits/{model}.log",
+    benchmark:
+        "cache/benchmarks/gt_run_random_circuits/{model}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=memory(1),
+        runtime=minutes(20),
+    params:
+        spec=spec(
+            "greater_than/gt_run_random_circuits.py",
+            "seed",
+            "greater_than.random_circuits",
+            data=["greater_than/circuits.json"],
+        ),
+    script:
+        "../workflow_scripts/greater_than/gt_run_random_circuits.py"
+
+
+rule gt_run_semantics:
+    input:
+        config="cache/models/{model}/config.json",
+        model="cache/models/{model}/model.safetensors",
+        tokenizer="cache/models/{model}/tokenizer.json",
+        gt_prompts="cache/greater_than/prompts/{model}/gt_prompts.parquet",
+        gt_circuit="cache/greater_than/stages/{model}/gt_circuit.parquet",
+    output:
+        gt_attention="cache/greater_than/semantics/{model}/gt_attention.parquet",
+        gt_attention_yy="cache/greater_than/semantics/{model}/gt_attention_yy.parquet",
+        gt_lens="cache/greater_than/semantics/{model}/gt_lens.parquet",
+        mlp_split="cache/greater_than/semantics/{model}/mlp_split.parquet",
+    log:
+        "cache/logs/gt_run_semantics/{model}.log",
+    benchmark:
+        "cache/benchmarks/gt_run_semantics/{model}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=memory(1),
+        runtime=minutes(5),
+    params:
+        spec=spec("greater_than/gt_run_semantics.py"),
+    script:
+        "../workflow_scripts/greater_than/gt_run_semantics.py"
+
+
+rule gt_run_representations:
+    input:
+        config="cache/models/{model}/config.json",
+        model="cache/models/{model}/model.safetensors",
+        tokenizer="cache/models/{model}/tokenizer.json",
+        gt_prompts="cache/greater_than/prompts/{model}/gt_prompts.parquet",
+        gt_circuit="cache/greater_than/stages/{model}/gt_circuit.parquet",
+    output:
+        gt_pca="cache/greater_than/representations/{model}/gt_pca.parquet",
+        gt_erasure="cache/greater_than/representations/{model}/gt_erasure.parquet",
+    log:
+        "cache/logs/gt_run_representations/{model}.log",
+    benchmark:
+        "cache/benchmarks/gt_run_representations/{model}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=memory(2),
+        runtime=minutes(20),
+    params:
+        spec=spec("greater_than/gt_run_representations.py"),
+    script:
+        "../workflow_scripts/greater_than/gt_run_representations.py"
+
+
+rule gt_run_neurons:
+    input:
+        config="cache/models/{model}/config.json",
+        model="cache/models/{model}/model.safetensors",
+        tokenizer="cache/models/{model}/tokenizer.json",
+        gt_prompts="cache/greater_than/prompts/{model}/gt_prompts.parquet",
+        mlp_split="cache/greater_than/semantics/{model}/mlp_split.parquet",
+    output:
+        gt_neurons="cache/greater_than/neurons/{model}/gt_neurons.parquet",
+        gt_neuron_lens="cache/greater_than/neurons/{model}/gt_neuron_lens.parquet",
+        gt_neuron_curve="cache/greater_than/neurons/{model}/gt_neuron_curve.parquet",
+    log:
+        "cache/logs/gt_run_neurons/{model}.log",
+    benchmark:
+        "cache/benchmarks/gt_run_neurons/{model}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=memory(1),
+        runtime=minutes(40),
+    params:
+        spec=spec("greater_than/gt_run_neurons.py"),
+    script:
+        "../workflow_scripts/greater_than/gt_run_neurons.py"
+
+
+rule gt_run_tasks:
+    input:
+        config="cache/models/{model}/config.json",
+        model="cache/models/{model}/model.safetensors",
+        tokenizer="cache/models/{model}/tokenizer.json",
+        gt_prompts="cache/greater_than/prompts/{model}/gt_prompts.parquet",
+        gt_circuit="cache/greater_than/stages/{model}/gt_circuit.parquet",
+    output:
+        gt_tasks="cache/greater_than/tasks/{model}/gt_tasks.parquet",
+        year_heatmap="cache/greater_than/tasks/{model}/year_heatmap.parquet",
+        ipp="cache/greater_than/tasks/{model}/ipp.parquet",
+    log:
+        "cache/logs/gt_run_tasks/{model}.log",
+    benchmark:
+        "cache/benchmarks/gt_run_tasks/{model}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=memory(1),
+        runtime=minutes(20),
+    params:
+        spec=spec("greater_than/gt_run_tasks.py", data=["greater_than/generalization_tasks.json"]),
+    script:
+        "../workflow_scripts/greater_than/gt_run_tasks.py"
+
+
+rule gt_run_checks:
+    input:
+        config="cache/models/{model}/config.json",
+        model="cache/models/{model}/model.safetensors",
+        tokenizer="cache/models/{model}/tokenizer.json",
+        gt_prompts="cache/greater_than/prompts/{model}/gt_prompts.parquet",
+        gt_regression="cache/greater_than/regression/{model}/gt_regression.parquet",
+    output:
+        gt_topk="cache/greater_than/checks/{model}/gt_topk.parquet",
+        gt_random_years="cache/greater_than/checks/{model}/gt_random_years.parquet",
+    log:
+        "cache/logs/gt_run_checks/{model}.log",
+    benchmark:
+        "cache/benchmarks/gt_run_checks/{model}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=memory(1),
+        runtime=minutes(3),
+    params:
+        spec=spec("greater_than/gt_run_checks.py"),
+    script:
+        "../workflow_scripts/greater_than/gt_run_checks.py"
+
+
+rule gt_plot_heatmaps:
+    input:
+        year_heatmap="cache/greater_than/circuits/{model}/year_heatmap.parquet",
+        behaviour="cache/greater_than/circuits/{model}/behaviour.parquet",
+        circuit_eval="cache/greater_than/circuits/{model}/circuit_eval.parquet",
+    output:
+        pdf="figures/greater_than/{model}/{heatmap}.pdf",
+        png=report("figures/greater_than/{model}/{heatmap}.png", caption=CAPTION, category="greater than"),
+    log:
+        "cache/logs/gt_plot_heatmaps/{model}/{heatmap}.log",
+    wildcard_constraints:
+        heatmap=files_of("gt_plot_heatmaps"),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("greater_than/gt_plot_heatmaps.py", data=["greater_than/plot_style.json"]),
+        item=caption("greater_than", "{heatmap}"),
+    script:
+        "../workflow_scripts/greater_than/gt_plot_heatmaps.py"
+
+
+rule gt_plot_tasks:
+    input:
+        year_heatmap="cache/greater_than/tasks/{model}/year_heatmap.parquet",
+        gt_tasks="cache/greater_than/tasks/{model}/gt_tasks.parquet",
+        ipp="cache/greater_than/tasks/{model}/ipp.parquet",
+    output:
+        pdf="figures/greater_than/{model}/{tasks}.pdf",
+        png=report("figures/greater_than/{model}/{tasks}.png", caption=CAPTION, category="greater than"),
+    log:
+        "cache/logs/gt_plot_tasks/{model}/{tasks}.log",
+    wildcard_constraints:
+        tasks=files_of("gt_plot_tasks"),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("greater_than/gt_plot_tasks.py", data=["greater_than/plot_style.json"]),
+        item=caption("greater_than", "{tasks}"),
+    script:
+        "../workflow_scripts/greater_than/gt_plot_tasks.py"
+
+
+rule gt_plot_stages:
+    input:
+        ipp="cache/greater_than/stages/{model}/ipp.parquet",
+    output:
+        pdf="figures/greater_than/{model}/{stage}.pdf",
+        png=report("figures/greater_than/{model}/{stage}.png", caption=CAPTION, category="greater than"),
+    log:
+        "cache/logs/gt_plot_stages/{model}/{stage}.log",
+    wildcard_constraints:
+        stage=files_of("gt_plot_stages"),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("greater_than/gt_plot_stages.py", data=["greater_than/plot_style.json"]),
+        item=caption("greater_than", "{stage}"),
+    script:
+        "../workflow_scripts/greater_than/gt_plot_stages.py"
+
+
+rule gt_plot_attention:
+    input:
+        gt_attention="cache/greater_than/semantics/{model}/gt_attention.parquet",
+        gt_attention_yy="cache/greater_than/semantics/{model}/gt_attention_yy.parquet",
+        gt_circuit="cache/greater_than/stages/{model}/gt_circuit.parquet",
+    output:
+        pdf="figures/greater_than/{model}/{attention}.pdf",
+        png=report("figures/greater_than/{model}/{attention}.png", caption=CAPTION, category="greater than"),
+    log:
+        "cache/logs/gt_plot_attention/{model}/{attention}.log",
+    wildcard_constraints:
+        attention=files_of("gt_plot_attention"),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("greater_than/gt_plot_attention.py"),
+        item=caption("greater_than", "{attention}"),
+    script:
+        "../workflow_scripts/greater_than/gt_plot_attention.py"
+
+
+rule gt_plot_lenses:
+    input:
+        gt_lens="cache/greater_than/semantics/{model}/gt_lens.parquet",
+        gt_circuit="cache/greater_than/stages/{model}/gt_circuit.parquet",
+    output:
+        pdf="figures/greater_than/{model}/{lens}.pdf",
+        png=report("figures/greater_than/{model}/{lens}.png", caption=CAPTION, category="greater than"),
+    log:
+        "cache/logs/gt_plot_lenses/{model}/{lens}.log",
+    wildcard_constraints:
+        lens=files_of("gt_plot_lenses"),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("greater_than/gt_plot_lenses.py", data=["greater_than/plot_style.json"]),
+        item=caption("greater_than", "{lens}"),
+    script:
+        "../workflow_scripts/greater_than/gt_plot_lenses.py"
+
+
+rule gt_plot_neurons:
+    input:
+        gt_neuron_lens="cache/greater_than/neurons/{model}/gt_neuron_lens.parquet",
+        gt_neurons="cache/greater_than/neurons/{model}/gt_neurons.parquet",
+        gt_neuron_curve="cache/greater_than/neurons/{model}/gt_neuron_curve.parquet",
+    output:
+        pdf="figures/greater_than/{model}/{neurons}.pdf",
+        png=report("figures/greater_than/{model}/{neurons}.png", caption=CAPTION, category="greater than"),
+    log:
+        "cache/logs/gt_plot_neurons/{model}/{neurons}.log",
+    wildcard_constraints:
+        neurons=files_of("gt_plot_neurons"),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("greater_than/gt_plot_neurons.py", data=["greater_than/plot_style.json"]),
+        item=caption("greater_than", "{neurons}"),
+    script:
+        "../workflow_scripts/greater_than/gt_plot_neurons.py"
+
+
+rule gt_plot_pca:
+    input:
+        gt_pca="cache/greater_than/representations/{model}/gt_pca.parquet",
+    output:
+        pdf="figures/greater_than/{model}/f9-pca.pdf",
+        png=report("figures/greater_than/{model}/f9-pca.png", caption=CAPTION, category="greater than"),
+    log:
+        "cache/logs/gt_plot_pca/{model}.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("greater_than/gt_plot_pca.py", data=["greater_than/plot_style.json"]),
+        item=caption("greater_than", "F9"),
+    script:
+        "../workflow_scripts/greater_than/gt_plot_pca.py"
+
+
+rule gt_plot_circuit:
+    input:
+        gt_circuit="cache/greater_than/stages/{model}/gt_circuit.parquet",
+        ipp="cache/greater_than/stages/{model}/ipp.parquet",
+    output:
+        pdf="figures/greater_than/{model}/f1-circuit.pdf",
+        png=report("figures/greater_than/{model}/f1-circuit.png", caption=CAPTION, category="greater than"),
+    log:
+        "cache/logs/gt_plot_circuit/{model}.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("greater_than/gt_plot_circuit.py", "greater_than.choose_share"),
+        item=caption("greater_than", "F1"),
+    script:
+        "../workflow_scripts/greater_than/gt_plot_circuit.py"
+
+
+rule gt_plot_tables:
+    input:
+        behaviour="cache/greater_than/circuits/{model}/behaviour.parquet",
+        circuit_eval="cache/greater_than/circuits/{model}/circuit_eval.parquet",
+        mlp_split="cache/greater_than/semantics/{model}/mlp_split.parquet",
+        gt_tasks="cache/greater_than/tasks/{model}/gt_tasks.parquet",
+        gt_random_circuits="cache/greater_than/random_circuits/{model}/gt_random_circuits.parquet",
+        gt_topk="cache/greater_than/checks/{model}/gt_topk.parquet",
+        gt_random_years="cache/greater_than/checks/{model}/gt_random_years.parquet",
+        gt_erasure="cache/greater_than/representations/{model}/gt_erasure.parquet",
+    output:
+        pdf="figures/greater_than/{model}/{table}.pdf",
+        png=report("figures/greater_than/{model}/{table}.png", caption=CAPTION, category="greater than"),
+    log:
+        "cache/logs/gt_plot_tables/{model}/{table}.log",
+    wildcard_constraints:
+        table=files_of("gt_plot_tables"),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("greater_than/gt_plot_tables.py"),
+        item=caption("greater_than", "{table}"),
+    script:
+        "../workflow_scripts/greater_than/gt_plot_tables.py"
+
+
+rule gt_plot_scorecard:
+    input:
+        scorecard="cache/report/scorecard.parquet",
+    output:
+        pdf="figures/greater_than/{model}/t7-scorecard.pdf",
+        png=report("figures/greater_than/{model}/t7-scorecard.png", caption=CAPTION, category="greater than"),
+    log:
+        "cache/logs/gt_plot_scorecard/{model}.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("greater_than/gt_plot_scorecard.py"),
+        item=caption("greater_than", "T7"),
+    script:
+        "../workflow_scripts/greater_than/gt_plot_scorecard.py"

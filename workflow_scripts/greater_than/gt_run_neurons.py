@@ -1,0 +1,22 @@
+"""E8: the neurons of one late MLP: ranking by closed form, lenses, and how many are needed."""
+
+from pathlib import Path
+
+from recircuit.core.tokenizer import Tokenizer
+from recircuit.experiments.greater_than.neurons import chosen_layer, neurons
+from recircuit.experiments.greater_than.setting import Setting
+from recircuit.study.compute import chunk_of, open_model
+from recircuit.study.job import run
+from recircuit.tasks.greater_than import LONGEST, year_ids
+
+
+def main(job) -> None:
+    model, tokenizer = open_model(job), Tokenizer.load(Path(job.input.tokenizer).parent)
+    setting = Setting(model, job.read("gt_prompts"), year_ids(tokenizer), chunk_of(job, model, LONGEST))
+    layer = 10 if job.wildcards.model == "gpt2-small" else chosen_layer(job.read("mlp_split"))
+    tables = neurons(setting, setting.data("D490"), layer, job.log)
+    for table, rows in tables.items():
+        job.write(table, rows.assign(model=job.wildcards.model))
+
+
+run(main, snakemake)

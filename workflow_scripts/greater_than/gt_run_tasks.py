@@ -1,0 +1,21 @@
+"""E10: the ten related tasks."""
+
+from pathlib import Path
+
+from recircuit.core.tokenizer import Tokenizer
+from recircuit.experiments.greater_than.generalisation import tasks
+from recircuit.experiments.greater_than.setting import Setting
+from recircuit.study.compute import chunk_of, open_model
+from recircuit.study.job import run
+from recircuit.tasks.greater_than import LONGEST, year_ids
+
+
+def main(job) -> None:
+    model, tokenizer = open_model(job), Tokenizer.load(Path(job.input.tokenizer).parent)
+    setting = Setting(model, job.read("gt_prompts"), year_ids(tokenizer), chunk_of(job, model, LONGEST))
+    tables = tasks(setting, job.read("gt_circuit"), job.log)
+    for table, rows in tables.items():
+        job.write(table, rows.assign(model=job.wildcards.model))
+
+
+run(main, snakemake)

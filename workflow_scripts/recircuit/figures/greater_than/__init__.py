@@ -1,0 +1,1 @@
+"""The pictures of the greater-than paper, each from its tables."""

@@ -1,0 +1,65 @@
+"""Linear erasure of a concept from activations: LEACE, and projection away of principal components.
+
+LEACE (Belrose et al. 2023, theorem 4.3): with whitening W = Cov(x)^(-1/2), the smallest change of x after which no linear
+predictor does better than a constant is x - W^+ P W (x - mean), P the projector onto the columns of W Cov(x, z).
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+RELATIVE = 1e-7  # eigenvalues below this share of the largest are taken for noise, in float64
+
+
+class Eraser(NamedTuple):
+    """``x - (x - mean) @ right @ left``: ``mean`` [d], ``right`` [d k], ``left`` [k d]."""
+
+    mean: Tensor
+    right: Tensor
+    left: Tensor
+
+    def __call__(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Erase the concept."""
+        mean, right, left = (part.to(x) for part in self)
+        return x - (x - mean) @ right @ left
+
+
+def one_hot(labels: Int[Tensor, " n"]) -> Float[Tensor, "n c"]:
+    """Return labels as indicator columns, one for each value that occurs."""
+    return torch.nn.functional.one_hot(torch.unique(labels, return_inverse=True)[1]).double()
+
+
+def leace(x: Float[Tensor, "n d"], z: Float[Tensor, "n c"], relative: float = RELATIVE) -> Eraser:
+    """Fit LEACE on activations and concept labels, in float64."""
+    x, z = x.double(), z.double()
+    mean, n = x.mean(0), len(x)
+    centred, labels = x - mean, z - z.mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / n)
+    kept = values > relative * values.max()
+    values, vectors = values[kept], vectors[:, kept]
+    whiten = (vectors / values.sqrt()) @ vectors.T
+    unwhiten = (vectors * values.sqrt()) @ vectors.T
+    u, s, _ = torch.linalg.svd(whiten @ (centred.T @ labels / n), full_matrices=False)
+    u = u[:, s > relative * s.max()]
+    # Row form of W^+ U U^T W: the change of x is (x - mean) (W U) (U^T W^+).
+    return Eraser(mean, whiten @ u, u.T @ unwhiten)
+
+
+def remove_components(mean: Float[Tensor, " d"], axes: Float[Tensor, "k d"]) -> Eraser:
+    """Return the eraser that sets the coordinates along orthonormal axes to those of the mean."""
+    return Eraser(mean, axes.T, axes)
+
+
+def linear_r2(x: Float[Tensor, "n d"], y: Float[Tensor, " n"], before: Float[Tensor, "n d"] | None = None) -> float:
+    """Return the share of y's variance that a linear function of x explains, on the same rows, in float64.
+
+    ``before`` are the activations that x was made of by erasure: what is left of them below rounding is not looked at.
+    """
+    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean()
+    values, vectors = torch.linalg.eigh(x.T @ x)
+    whole = values if before is None else torch.linalg.eigvalsh(before.double().T.cov() * (len(x) - 1))
+    kept = values > RELATIVE * whole.max()
+    projected = vectors[:, kept].T @ (x.T @ y) / values[kept].sqrt()
+    return float((projected**2).sum() / (y**2).sum())
