@@ -12,6 +12,8 @@ import pytest
 import recircuit
 from recircuit.core.errors import UserError
 from recircuit.study.scorecard import AGGREGATES, CLAIM_COLUMNS, SCORECARD_COLUMNS, read_claims, score, summary
+from recircuit.study.scorecard_page import claim_files
+from recircuit.study.tables import schema
 
 ROOT = Path(recircuit.__file__).parent
 DATA = ROOT / "tasks" / "data" / "sequence_continuation"
@@ -20,7 +22,7 @@ GPT2, LLAMA = "gpt2-small", "llama-2-7b-chat"
 TASKS = ("numerals", "numwords", "months")
 MAIN = {"variant": "published", "run": "main", "threshold": 20.0}
 
-# Per table, the columns that its writer promises and the queries may use.
+# The tables that are built here, with the columns that the queries may use; test_claims_sequence.py builds the others.
 TABLES = {
     "prompts": "task set row template w1 w2 w3 w4 w5 s1 s2 s3 s4 key_s1 key_s2 key_s3 key_s4 corr incorr start text n_tokens",
     "baseline": "model task bos row logit_corr logit_incorr ld p_corr p_incorr rank_corr",
@@ -189,24 +191,24 @@ def only(claims, *ids):
 
 
 def test_claims_file(claims):
-    assert len(claims) == 640
+    assert len(claims) == 647  # 640 published values, and seven on all steps of a trace and all single ablations
     assert set(claims["paper"]) == {"sequence_continuation"}
     assert set(claims["model"]) == {GPT2, LLAMA}
-    assert set(claims["table"]) - {""} == set(TABLES)
+    assert set(TABLES) < set(claims["table"])
     assert claims["id"].str.fullmatch(r"seq-[a-z0-9.+-]+").all()
     answered = claims[claims["table"] != ""]
-    assert len(answered) == 174
+    assert len(answered) == 609
     for claim in answered.to_dict("records"):
-        columns = TABLES[claim["table"]].split()
+        columns = schema(claim["table"])[0].names
         names = set(re.findall(r"[a-z_]\w*", re.sub(r"'[^']*'", "", claim["filter"]))) - {"and", "or", "not", "in"}
         assert names <= set(columns), claim["id"]
         assert claim["column"] in columns, claim["id"]
-    judged_on_a_variant = answered[answered["table"].map(lambda name: "variant" in TABLES[name].split())]
+    judged_on_a_variant = answered[answered["table"].map(lambda name: "variant" in schema(name)[0].names)]
     assert judged_on_a_variant["filter"].str.contains("variant == 'published'").all()
 
 
 def test_every_aggregate_is_used(claims):
-    assert set(claims["aggregate"]) - {""} == set(AGGREGATES)
+    assert {a for path in claim_files().values() for a in read_claims(path)["aggregate"]} - {""} == set(AGGREGATES)
 
 
 def test_claims_not_to_be_matched_say_why(claims):
@@ -367,7 +369,7 @@ def test_a_difference_of_one_tolerance_matches(claims):
 def test_summary_counts_every_claim_once(claims, shipped):
     counts = summary(score(claims, shipped))
     assert list(counts.columns) == ["paper", "item", "model", "claims", "match", "off", "not run", "not judged"]
-    assert counts["claims"].sum() == 640
+    assert counts["claims"].sum() == 647
     assert (counts[["match", "off", "not run", "not judged"]].sum(axis=1) == counts["claims"]).all()
     row = counts.set_index("item").loc["TL3"]
     assert (row["model"], row["claims"], row["match"], row["not run"]) == (LLAMA, 8, 8, 0)

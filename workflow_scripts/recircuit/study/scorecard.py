@@ -52,6 +52,26 @@ def _count(rows: pd.DataFrame, column: str) -> float:
     return float(len(rows[column]))
 
 
+def _sum(rows: pd.DataFrame, column: str) -> float:
+    """Return the sum over the rows; of a yes-or-no column, how many say yes."""
+    return float(rows[column].sum(skipna=False))
+
+
+def _fraction(rows: pd.DataFrame, column: str) -> float:
+    """Return the percentage in the only row as a share of one: for numbers that were published as shares."""
+    return _one(rows, column) / 100
+
+
+def _last(rows: pd.DataFrame, column: str) -> float:
+    """Return the value in the row with the highest ``order``: where a trace ended."""
+    return _one(rows[rows["order"] == rows["order"].max()], column)
+
+
+def _lowest_draw(rows: pd.DataFrame, column: str) -> float:
+    """Return the smallest percentage of rows that say yes, over the draws."""
+    return 100 * float(rows.groupby("draw")[column].mean().min())
+
+
 def _set(rows: pd.DataFrame, column: str) -> str:
     """Return the heads (``column`` head: ``0.1 4.10``) or the MLPs (``column`` layer: ``0 9``) of the rows, sorted."""
     keys = ["layer"] if column == "layer" else ["layer", column]
@@ -59,13 +79,38 @@ def _set(rows: pd.DataFrame, column: str) -> str:
     return " ".join(".".join(map(str, node)) for node in nodes.itertuples(index=False))
 
 
+def _nunique(rows: pd.DataFrame, column: str) -> float:
+    """Return the number of different values; a missing one is none."""
+    return float(rows[column].nunique())
+
+
+def _max_at_yy(rows: pd.DataFrame, column: str) -> float:
+    """Return the largest token, of lists of them, at the position that ``yy_pos`` gives for each row."""
+    return float(max(ids[place] for ids, place in zip(rows[column], rows["yy_pos"], strict=True)))
+
+
+def _loss(rows: pd.DataFrame, column: str) -> float:
+    """Return the share of the second row's value that the first row lacks; ValueError unless there are two rows."""
+    if len(rows) != 2:
+        raise ValueError(f"finds {len(rows)} rows where two are expected")
+    patched, whole = rows[column]
+    return float(1 - patched / whole)
+
+
 AGGREGATES: dict[str, Callable[[pd.DataFrame, str], float | str]] = {
     "value": _one,
     "value_or_absent": _one,  # a head that is not in our circuit has no row: `off`, where `value` would be an error
     "mean": _mean,
     "mean_negative": _mean_negative,
+    "sum": _sum,
+    "fraction": _fraction,
+    "last": _last,
+    "lowest_draw": _lowest_draw,
     "count": _count,
     "set": _set,
+    "nunique": _nunique,
+    "max_at_yy": _max_at_yy,
+    "loss": _loss,
 }
 
 
