@@ -1,13 +1,11 @@
-# What every rule file uses. A checked configuration, the spec of a job, captions, and how much a job asks for.
-# Standard library and YAML only: this file is read again by every cluster job.
+# What every rule file uses. Standard library and YAML only: this file is read again by every cluster job.
 import os
 import sys
 from pathlib import Path
 
 SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
 sys.path.insert(0, str(SCRIPTS))
-# An environment made by conda does not have the library installed; and only fetch rules may use the network, which do not go
-# through the hub's client.
+# An environment made by conda lacks the library; and only fetch rules may use the network, which do without the hub's client.
 os.environ.update(PYTHONPATH=str(SCRIPTS), HF_HUB_OFFLINE="1")
 
 from recircuit.core.errors import UserError
@@ -24,7 +22,7 @@ ENVIRONMENT = str(Path(workflow.basedir) / "envs" / "environment.yaml")
 MANIFEST = "cache/MANIFEST.tsv"
 CAPTION = "../workflow_scripts/report/caption.rst"
 LOCK = "configs/hub.lock.json"
-CLAIMS = SCRIPTS / "recircuit" / "study" / "claims" / "sequence_continuation.csv"
+CLAIMS = {path.stem: data_digest(path) for path in sorted((SCRIPTS / "recircuit" / "study" / "claims").glob("*.csv"))}
 DATA = SCRIPTS / "recircuit" / "tasks" / "data"
 SEQ_DATA = [f"sequence_continuation/{name}" for name in ("wordlists.json", "clean_prompts.csv", "corrupted_prompts.csv")]
 CORPUS_DATA = [
@@ -36,7 +34,7 @@ CORPUS_DATA = [
     "sentiment/toy_mood_stories.json",
     "circuit_probing/linguistic_lexicon.json",
 ]
-HISTOGRAMS = [item.file for item in inventory.items() if item.rule == "seq_plot_single_ablations"]
+GT_DATA = [f"greater_than/{name}.json" for name in ("nouns", "generalization_tasks", "eap_ig_regression")]
 TABLES = inventory.tables(config)
 GPU = int(config["device"] == "cuda")
 PUBLISHED_LISTS, VARIANTS, SEQ_TASKS = inventory.PUBLISHED_LISTS, inventory.VARIANTS, inventory.SEQ_TASKS
@@ -44,11 +42,22 @@ HUB, TRAINED, LOCAL = (
     sorted(name for name, model in config["models"].items() if model["source"] == source)
     for source in ("hub", "trained", "local")
 )
+LLAMA = config["sequence_continuation"]["llama_models"]
+PROMPTS = {  # of every task, and the models that are used on them
+    "cache/sequence_continuation/prompts/{model}/prompts.parquet": config["sequence_continuation"]["models"],
+    "cache/sequence_continuation/llama_prompts/{model}/llama_prompts.parquet": LLAMA,
+    "cache/greater_than/prompts/{model}/gt_prompts.parquet": config["greater_than"]["models"],
+}
 
 
 def either(names):
     """A wildcard constraint: one of these names, or nothing at all."""
     return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def files_of(rule):
+    """A wildcard constraint: the names of the pictures that a rule draws."""
+    return either([item.file for item in inventory.items() if item.rule == rule])
 
 
 wildcard_constraints:

@@ -22,7 +22,7 @@ rule report_score_claims:
         mem_mb=2000,
         runtime=10,
     params:
-        spec=spec("report/report_score_claims.py", claims={"sequence_continuation": data_digest(CLAIMS)}),
+        spec=spec("report/report_score_claims.py", claims=CLAIMS),
         item={"caption": "Every published number beside ours.", "number": "ours", "title": "Scorecard"},
     script:
         "../workflow_scripts/report/report_score_claims.py"

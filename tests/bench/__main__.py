@@ -9,7 +9,6 @@ the number of candidates that ours evaluates; ours is timed whole.
 import argparse
 import resource
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,10 @@ import torch
 from transformers import GPT2LMHeadModel
 
 import oracle
+from bench.edges import bench_edges
+from bench.generation import bench_generation
+from bench.timing import cpu, matmul_rate
+from bench.years import bench_years
 from recircuit.core.families import load
 from recircuit.core.metrics import logit_diff
 from recircuit.core.tokenizer import Tokenizer
@@ -28,21 +31,6 @@ from recircuit.tasks.sequence_continuation import prompts_table
 from unit.test_cost import sweep_formula
 
 CHUNK = 64
-
-
-def cpu(work):
-    """Return (CPU seconds, result)."""
-    start = time.process_time()
-    result = work()
-    return time.process_time() - start, result
-
-
-def matmul_rate(size: int = 1024, repeats: int = 20) -> float:
-    """Return fp32 GFLOP/s of a large matrix product."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    a @ b
-    seconds, _ = cpu(lambda: [a @ b for _ in range(repeats)])
-    return 2 * size**3 * repeats / seconds / 1e9
 
 
 def sample(n_layers: int, n_heads: int, count: int) -> list[tuple[int, int | None]]:
@@ -145,23 +133,36 @@ def numerals(folder: Path, n: int) -> tuple[Prompts, torch.Tensor]:
     return prompts_of(clean, torch.device("cpu")), prompts_of(corrupted, torch.device("cpu")).tokens
 
 
+def bench_all(name: str, slow, model, sequences: tuple[Prompts, torch.Tensor], n: int, edge_prompts: int) -> None:
+    """Run every part that a GPT-2 has: nodes, edges and paths."""
+    bench(name, slow, model, *sequences)
+    few, corrupted = sequences[0], sequences[1][:edge_prompts]
+    few = Prompts(few.tokens[:edge_prompts], few.end[:edge_prompts], few.answers[:edge_prompts])
+    bench_edges(name, slow, model, few, corrupted)
+    prompts, others = random_prompts(n, 13, model.spec.n_vocab)
+    bench_years(name, slow, model, prompts.tokens, others)
+
+
 def main() -> None:
-    """Run both models."""
+    """Run the models of the default study, and a random one of gpt2-small's shape."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--pocket", type=Path, default=Path("cache/models/pocket"))
+    parser.add_argument("--models", type=Path, default=Path("cache/models"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if (options.pocket / "model.safetensors").is_file():
-        slow = GPT2LMHeadModel.from_pretrained(options.pocket, local_files_only=True).eval()
-        bench("pocket", slow, load(options.pocket), *numerals(options.pocket, options.prompts))
+    n, pocket, llama = options.prompts, options.models / "pocket", options.models / "pocket-llama"
+    if (pocket / "model.safetensors").is_file() and (llama / "model.safetensors").is_file():
+        slow = GPT2LMHeadModel.from_pretrained(pocket, local_files_only=True).eval()
+        bench_all("pocket", slow, load(pocket), numerals(pocket, n), n, n)
+        bench_generation("pocket-llama", load(llama), random_prompts(50, 10, 270)[0].tokens, 15)
     else:
-        print(f"pocket: {options.pocket} is not there; run make all first")
+        print(f"{pocket} or {llama} is not there; run make all first")
     with tempfile.TemporaryDirectory() as folder:
         shape = {"layers": 12, "heads": 12, "d": 768, "vocab": 50257, "positions": 1024}
         slow = oracle.random_gpt2(**shape, std=0.02, attention="sdpa").float()
         model = load(oracle.save(slow, Path(folder)))
-        bench("random model of gpt2-small's shape", slow, model, *random_prompts(options.prompts, 23, 50257))
+        bench_all("random model of gpt2-small's shape", slow, model, random_prompts(n, 23, 50257), n, max(8, n // 8))
+        bench_generation("random model of gpt2-small's shape", model, random_prompts(8, 23, 50257)[0].tokens, 5, repeats=1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\npeak memory {peak:.1f} GiB, both ways together")
 

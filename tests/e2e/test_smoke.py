@@ -124,7 +124,8 @@ def test_every_result_carries_a_passport_that_is_true(study):
 def test_pictures_show_what_their_tables_hold_for_each_model(study):
     pictures = {name for name in made(study) if name.endswith(".png")}
     config = read_yaml(study / "config.yaml")
-    config["sequence_continuation"] |= read_yaml(study / "configs/smoke.yaml")["sequence_continuation"]
+    for paper, choices in read_yaml(study / "configs/smoke.yaml").items():
+        config[paper] |= choices
     assert pictures == {path for _, _, path in inventory.targets(config)}
 
 

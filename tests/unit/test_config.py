@@ -133,17 +133,17 @@ def test_a_model_of_a_paper_must_be_there():
         "config: sequence_continuation.models names 'poket', which is not under models; did you mean 'pocket'?"
     )
     assert complaint(changed("sequence_continuation.models", ["pythia-1b"])) == (
-        "config: sequence_continuation.models names 'pythia-1b', which is not under models; choose one of: pocket"
+        "config: sequence_continuation.models names 'pythia-1b', which is not under models; choose one of: pocket, pocket-llama"
     )
 
 
 def test_a_model_of_a_paper_must_be_able_to_do_it():
     config = changed("models.pocket.papers", ["greater_than"])
     refused = "config: sequence_continuation.models names 'pocket', which can do greater_than only"
-    assert complaint(config) == refused
+    assert complaint(config) == f"{refused}; did you mean 'pocket-llama'?"
     config["models"]["other"] = deepcopy(default()["models"]["pocket"])
-    assert complaint(config) == f"{refused}; choose one of: other"
-    validate(changed("models.pocket.papers", ["sequence_continuation"]))
+    assert complaint(config) == f"{refused}; did you mean 'pocket-llama'?"
+    validate(changed("models.pocket.papers", ["sequence_continuation", "greater_than"]))
 
 
 def test_a_model_that_can_do_nothing_is_told_so():

@@ -13,7 +13,7 @@ import pytest
 
 from recircuit.core.errors import UserError
 from recircuit.study import inventory, tables
-from recircuit.study.config import PAPERS, lookup
+from recircuit.study.config import MODEL_LISTS, PAPERS, lookup
 from recircuit.study.digest import modules
 from recircuit.study.scorecard import read_claims
 from recircuit.study.scorecard_page import claim_files
@@ -144,7 +144,7 @@ def test_every_choice_of_the_schema_is_in_a_spec():
     text = "".join(rule.parts["params"] for rule in RULES)
     keys = {"seed"}
     for paper in set(PAPERS) & set(schema["properties"]):
-        keys |= {f"{paper}.{key}" for key in schema["properties"][paper]["properties"] if key != "models"}
+        keys |= {f"{paper}.{key}" for key in schema["properties"][paper]["properties"] if key not in MODEL_LISTS}
     assert {key for key in keys if f'"{key}"' not in text} == set(), "a choice that no job's spec has changes nothing"
 
 
@@ -240,9 +240,12 @@ def test_what_draws_loads_no_torch():
     assert loaded_after(code, "torch", "transformers", "matplotlib") == {"matplotlib"}
 
 
-def test_an_edit_of_the_sweep_concerns_the_sweep_alone():
+def test_an_edit_of_the_sweep_concerns_those_who_sweep_alone():
     sweep = LIBRARY / "methods" / "sweep.py"
-    assert [rule.name for rule in RULES if sweep in modules(rule.script)] == ["seq_run_single_ablations"]
+    assert [rule.name for rule in RULES if sweep in modules(rule.script)] == [
+        "seq_run_single_ablations",
+        "seq_prune_llama",
+    ]
 
 
 def test_a_new_table_runs_nothing_again():

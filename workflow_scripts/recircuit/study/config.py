@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from recircuit.core.errors import UserError, nearest
 
 PAPERS = ("sequence_continuation", "greater_than", "circuit_probing", "sentiment")
+MODEL_LISTS = ("models", "llama_models")  # keys of a paper that name models
 
 
 @cache
@@ -28,8 +29,9 @@ def validate(config: Mapping) -> None:
     if errors:
         raise UserError(_sentence(_deepest(errors[0], config)))
     for paper in PAPERS:
-        for name in config.get(paper, {}).get("models", ()):
-            _check_model(config, paper, name)
+        for key in MODEL_LISTS:
+            for name in config.get(paper, {}).get(key, ()):
+                _check_model(config, paper, key, name)
     for name, model in config["models"].items():
         _check_shape(name, model)
 
@@ -82,21 +84,21 @@ def _sentence(error: ValidationError) -> str:
     return f"config: {where}: {error.message}"
 
 
-def _check_model(config: Mapping, paper: str, name: str) -> None:
+def _check_model(config: Mapping, paper: str, key: str, name: str) -> None:
     models = config["models"]
     if name not in models:
-        raise UserError(f"config: {paper}.models names '{name}', which is not under models{nearest(name, models)}")
+        raise UserError(f"config: {paper}.{key} names '{name}', which is not under models{nearest(name, models)}")
     able = models[name].get("papers", PAPERS)
     if paper not in able:
         others = [other for other in models if paper in models[other].get("papers", PAPERS)]
-        raise UserError(f"config: {paper}.models names '{name}', which can do {', '.join(able)} only{nearest(name, others)}")
+        raise UserError(f"config: {paper}.{key} names '{name}', which can do {', '.join(able)} only{nearest(name, others)}")
 
 
 def _check_shape(name: str, model: Mapping) -> None:
     if model["width"] % model["heads"]:
         raise UserError(f"config: models.{name}.width={model['width']} is not a multiple of heads={model['heads']}")
     if model["source"] == "trained":
-        kinds = _corpus_kinds()
+        kinds = _corpus_kinds(model.get("corpus", "papers"))
         for key in ("mixture", "gates"):
             for kind in model[key]:
                 if kind not in kinds:
@@ -104,15 +106,15 @@ def _check_shape(name: str, model: Mapping) -> None:
 
 
 @cache
-def _corpus_kinds() -> tuple[str, ...]:
+def _corpus_kinds(corpus: str) -> tuple[str, ...]:
     # Read from the source, not imported: the Snakefile must not pay for numpy and tokenizers each time it is read.
     import ast
 
-    path = Path(__file__).parents[1] / "tasks" / "corpus.py"
+    path = Path(__file__).parents[1] / "tasks" / {"papers": "corpus.py", "numbers": "number_corpus.py"}[corpus]
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "KINDS":
             return tuple(key.value for key in node.value.keys)
-    raise AssertionError("corpus.py has no KINDS")
+    raise AssertionError(f"{path.name} has no KINDS")
 
 
 def lookup(config: Mapping, path: str):

@@ -24,12 +24,50 @@ SEQ_TABLES = (
     "circuits/{model}/{variant}/scores",
     "circuits/{model}/{variant}/head_drop",
     "circuits/{model}/{variant}/overlaps",
+    "edges/{model}/{variant}/edges",
+    "edges/{model}/{variant}/edge_graphs",
+    "edges/{model}/{variant}/edge_minimality",
+    "attribution/{model}/edge_attribution",
+    "probes/{model}/probe_prompts",
+    "attention/{model}/attention",
+    "ov/{model}/ov_score",
+    "ov/{model}/ov_detail",
+    "lens/{model}/logit_lens",
+    "lens/{model}/logit_lens_count",
+    "lens/{model}/logit_lens_blocks",
+    "lens/{model}/seq_len",
+)
+LLAMA_TABLES = (
+    "llama_prompts/{model}/llama_prompts",
+    "llama_pruning/{model}/{variant}/llama_trace",
+    "llama_pruning/{model}/{variant}/llama_circuits",
+    "llama_pruning/{model}/{variant}/llama_drops",
+    "llama_knockouts/{model}/knockouts",
+    "llama_knockouts/{model}/knockout_scores",
+    "llama_attention/{model}/attention",
+)
+# The tables of greater-than, under cache/greater_than/.
+GT_TABLES = (
+    "prompts/{model}/gt_prompts",
+    "regression/{model}/gt_regression",
+    "stages/{model}/ipp",
+    "stages/{model}/gt_circuit",
+    *(f"circuits/{{model}}/{name}" for name in ("behaviour_examples", "behaviour", "circuit_eval", "year_heatmap")),
+    "random_circuits/{model}/gt_random_circuits",
+    *(f"semantics/{{model}}/{name}" for name in ("gt_attention", "gt_attention_yy", "gt_lens", "mlp_split")),
+    *(f"representations/{{model}}/{name}" for name in ("gt_pca", "gt_erasure")),
+    *(f"neurons/{{model}}/{name}" for name in ("gt_neurons", "gt_neuron_lens", "gt_neuron_curve")),
+    *(f"tasks/{{model}}/{name}" for name in ("gt_tasks", "year_heatmap", "ipp")),
+    *(f"checks/{{model}}/{name}" for name in ("gt_topk", "gt_random_years")),
 )
 
 
 @dataclass(frozen=True)
 class Item:
-    """One figure or table. ``models`` are those that the paper used; ``only`` those it can be built for, all if empty."""
+    """One figure or table. ``models`` are those that the paper used; ``only`` those it can be built for, all if empty.
+
+    ``part`` names a part of a paper that has models of its own: ``llama`` is built for the paper's ``llama_models``.
+    """
 
     paper: str
     id: str
@@ -40,6 +78,7 @@ class Item:
     rule: str
     models: tuple[str, ...]
     only: tuple[str, ...] = ()
+    part: str = ""
 
     def target(self, model: str) -> str:
         """Return the path of the item's picture for a model."""
@@ -47,7 +86,7 @@ class Item:
 
     def models_in(self, config: Mapping) -> list[str]:
         """Return the models that a configuration builds the item for."""
-        return list(self.only or config.get(self.paper, {}).get("models", ()))
+        return list(self.only or config.get(self.paper, {}).get(f"{self.part}_models" if self.part else "models", ()))
 
 
 @cache
@@ -75,10 +114,18 @@ def targets(config: Mapping) -> Iterator[tuple[Item, str, str]]:
 
 def tables(config: Mapping) -> list[str]:
     """Return the tables that the scorecard and the manifest look at: of every model of every paper, and published lists."""
-    models = config.get("sequence_continuation", {}).get("models", ())
+    chosen = config.get("sequence_continuation", {})
     names = {
         table.format(model=model, variant=variant, task=task): None  # a dict, to drop repeats and keep the order
-        for model, table, variant, task in product(models, SEQ_TABLES, VARIANTS, SEQ_TASKS)
+        for key, tables_of_part in (("models", SEQ_TABLES), ("llama_models", LLAMA_TABLES))
+        for model, table, variant, task in product(chosen.get(key, ()), tables_of_part, VARIANTS, SEQ_TASKS)
     }
+    years = [
+        f"cache/greater_than/{table.format(model=model)}.parquet"
+        for model in config.get("greater_than", {}).get("models", ())
+        for table in GT_TABLES
+    ]
     lists = [f"circuits/{model}/published/overlaps" for model in PUBLISHED_LISTS]
-    return [f"cache/sequence_continuation/{name}.parquet" for name in (*names, *lists)]
+    # Step by step beside the published traces, which only gpt2-small has.
+    lists += [f"agreement/{model}/agreement" for model in chosen.get("models", ()) if model == "gpt2-small"]
+    return [f"cache/sequence_continuation/{name}.parquet" for name in (*names, *lists)] + years
