@@ -1,4 +1,4 @@
-# What every rule file uses. Standard library and YAML only: this file is read again by every cluster job.
+# What the rule files share. Standard library and YAML alone, since every cluster job reads this file again.
 import os
 import sys
 from pathlib import Path
@@ -43,16 +43,16 @@ HUB, TRAINED, LOCAL = (
     for source in ("hub", "trained", "local")
 )
 LLAMA = config["sequence_continuation"]["llama_models"]
-PROMPTS = {  # of every task, and the models that are used on them
-    "cache/sequence_continuation/prompts/{model}/prompts.parquet": config["sequence_continuation"]["models"],
-    "cache/sequence_continuation/llama_prompts/{model}/llama_prompts.parquet": LLAMA,
-    "cache/greater_than/prompts/{model}/gt_prompts.parquet": config["greater_than"]["models"],
-}
 
 
 def either(names):
     """A wildcard constraint: one of these names, or nothing at all."""
     return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def prompts_of(wildcards):
+    """Input function: the prompts of every task that uses a model."""
+    return inventory.prompts_of(config, wildcards.model)
 
 
 def files_of(rule):

@@ -1,10 +1,4 @@
 # Models: three sources, one shape on disk, and a judge that every model must pass before anything uses it.
-def prompts_of(wildcards):
-    """Input function: the prompts of every task that uses a model; of sequence continuation, if none does."""
-    found = [path for path, models in PROMPTS.items() if wildcards.model in models]
-    return found or [next(iter(PROMPTS))]
-
-
 rule train_model:
     output:
         config="cache/models/{model}/config.json",

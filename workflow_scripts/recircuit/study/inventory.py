@@ -129,3 +129,17 @@ def tables(config: Mapping) -> list[str]:
     # Step by step beside the published traces, which only gpt2-small has.
     lists += [f"agreement/{model}/agreement" for model in chosen.get("models", ()) if model == "gpt2-small"]
     return [f"cache/sequence_continuation/{name}.parquet" for name in (*names, *lists)] + years
+
+
+# The prompts of every task, by the paper's key that names the models used on them.
+_PROMPTS = {
+    ("sequence_continuation", "models"): "cache/sequence_continuation/prompts/{model}/prompts.parquet",
+    ("sequence_continuation", "llama_models"): "cache/sequence_continuation/llama_prompts/{model}/llama_prompts.parquet",
+    ("greater_than", "models"): "cache/greater_than/prompts/{model}/gt_prompts.parquet",
+}
+
+
+def prompts_of(config: Mapping, model: str) -> list[str]:
+    """Return the tables of prompts of every task that uses a model; those of sequence continuation, if none does."""
+    found = [path for (paper, key), path in _PROMPTS.items() if model in config.get(paper, {}).get(key, ())]
+    return [path.format(model=model) for path in found or list(_PROMPTS.values())[:1]]

@@ -27,8 +27,8 @@ def discover(setting: Setting, data: Data, share: float, log: Log, *, known: boo
     circuit = YearCircuit.of(late)
     if not circuit.heads or not circuit.mlps:
         raise UserError(
-            f"no circuit for greater_than: {len(circuit.heads)} heads and {len(circuit.mlps)} MLPs cost {100 * share:g} % of the "
-            "probability difference or more; lower greater_than.choose_share, or take the model out of greater_than.models"
+            f"no circuit for greater_than: {len(circuit.heads)} heads and {len(circuit.mlps)} MLPs cost {100 * share:g} % or "
+            "more of the probability difference; lower greater_than.choose_share, or take the model out of greater_than.models"
         )
     inputs = stage_table(setting, data, input_stages(setting.model, circuit.heads, circuit.mlps), log)
     ipp = pd.concat([ipp, inputs], ignore_index=True)
