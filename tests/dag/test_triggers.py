@@ -117,7 +117,7 @@ def test_the_order_of_keys_runs_nothing(copy):
 
 def test_a_change_of_meaning_runs_what_reaches_it_and_what_follows(copy, jobs):
     first = {rule.name for rule in rules() if SCRIPTS.parent / SWEEP in modules(rule.script)}
-    assert first == {"seq_run_single_ablations"}
+    assert first == {"seq_run_single_ablations", "seq_prune_llama"}
     revert = edited(copy / SWEEP, with_another_number)
     found = planned(copy)
     assert found == jobs.from_rules(first)
@@ -144,9 +144,10 @@ def test_a_change_in_a_script_runs_that_rule_and_what_follows(copy, jobs):
 
 
 def test_a_change_in_the_config_runs_what_has_the_key_and_what_follows(copy, jobs):
-    revert = edited(copy / "configs/smoke.yaml", lambda text: re.sub(r"bootstrap_draws: \d+", "bootstrap_draws: 123", text))
+    draws = re.compile(r"bootstrap_draws: \d+")  # sequence_continuation's, the first of them
+    revert = edited(copy / "configs/smoke.yaml", lambda text: draws.sub("bootstrap_draws: 123", text, count=1))
     first = rules_whose_spec_has("sequence_continuation.bootstrap_draws")
-    assert first == {"seq_run_single_ablations", "seq_run_circuits"}
+    assert first == {"seq_run_single_ablations", "seq_run_circuits", "seq_patch_edges"}
     assert planned(copy) == jobs.from_rules(first)
     revert()
     assert planned(copy) == Counter()

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig, attribution_patch
 
 import edge_oracle
+import oracle
 from recircuit.core.metrics import logit_diff
 from recircuit.core.model import Block, Heads, Model, Norm, Spec
 from recircuit.core.nodes import Circuit
@@ -12,6 +14,7 @@ from recircuit.methods.attribution import estimate, exact
 from recircuit.methods.edge_base import all_edges, base_of
 from recircuit.methods.edge_graph import graph_logits
 from recircuit.runs.forward import forward
+from recircuit.study.certify import transformer_bridge
 from unit.test_edges import CHUNK, CIRCUITS, Case, N, data, model, slow  # noqa: F401 (fixtures)
 
 
@@ -55,6 +58,39 @@ def test_estimates_equal_autograd_at_every_receiver(slow, model, data, name, end
         for edge, score in zip(edges, found[method].tolist(), strict=True):
             assert abs(score - literal[str(edge)]) < 1e-10, f"{method} {edge}"
         assert max(map(abs, literal.values())) > 1e-2
+
+
+READERS = {"q_input": "<q>", "k_input": "<k>", "v_input": "<v>"}
+
+
+def lens_name(node) -> str:
+    if node.kind in READERS or node.kind == "attn_head_out":
+        return f"a{node.layer}.h{node.head}{READERS.get(node.kind, '')}"
+    return f"m{node.layer}" if node.kind.startswith("mlp") else node.kind
+
+
+def test_estimates_equal_transformer_lens_attribution_patching(slow, model, data, tmp_path):  # noqa: F811
+    """It takes the gradient on the run it calls corrupted and patches towards the clean one: our two runs change places."""
+    case, few = Case(slow, model, data, Circuit.full(3, 4)), 5
+    bridge = transformer_bridge(oracle.save(slow, tmp_path), model).eval()
+    literal: dict[str, float] = {}
+    for row in range(few):
+        right, wrong = case.prompts.answers[row].tolist()
+        found = attribution_patch(
+            bridge,
+            case.corrupted[row : row + 1],
+            case.prompts.tokens[row : row + 1],
+            lambda logits, right=right, wrong=wrong: logits[0, -1, right] - logits[0, -1, wrong],
+            EdgeAttributionConfig(granularity="edge"),
+        )
+        for (src, dst), score in found.edge_scores.items():  # one edge per position
+            name = f"{lens_name(src)}->{lens_name(dst)}"
+            literal[name] = literal.get(name, 0) + score / few
+    prompts = Prompts(case.prompts.tokens[:few], case.prompts.end[:few], case.prompts.answers[:few])
+    edges, scores = estimate(case.base, case.circuit, prompts, case.corrupted[:few], CHUNK, steps=1)
+    assert {str(edge) for edge in edges} == set(literal)
+    for edge, score in zip(edges, scores["eap"].tolist(), strict=True):
+        assert abs(score - literal[str(edge)]) < 1e-10, str(edge)
 
 
 @pytest.mark.parametrize("end", ["last", "ragged"])

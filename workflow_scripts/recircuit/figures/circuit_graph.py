@@ -58,7 +58,7 @@ def merged(edges: pd.DataFrame, members: Mapping[str, set[str]]) -> Graph:
     found: dict[Pair, set[str]] = defaultdict(set)
     for row in edges[edges["kept"]].itertuples():
         found[row.sender, row.receiver.partition("<")[0]].add(row.task)
-    joined = {node for pair in found for node in pair}
+    joined = sorted({node for pair in found for node in pair})  # a set has another order in every process
     nodes = {node: _ordered(t for t in TASKS if node == RESIDUAL or node in members[t]) for node in joined}
     return Graph({n: tasks or TASKS for n, tasks in nodes.items()}, {pair: _ordered(t) for pair, t in found.items()})
 

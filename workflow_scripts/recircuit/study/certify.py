@@ -95,7 +95,8 @@ def _transformers(folder: Path, model: Model) -> Judge:
     return lambda tokens: hub_model(tokens).logits
 
 
-def _transformer_lens(folder: Path, model: Model) -> Judge:
+def transformer_bridge(folder: Path, model: Model):
+    """Return transformer-lens' own model of a folder, in the type and on the device of ``model``."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformer_lens.model_bridge import TransformerBridge
@@ -105,7 +106,11 @@ def _transformer_lens(folder: Path, model: Model) -> Judge:
     only_ids = Tokenizer(WordLevel({"<|endoftext|>": 0}, unk_token="<|endoftext|>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=only_ids, eos_token="<|endoftext|>")
     # A second copy of the model: the bridge edits the one that it is given.
-    bridge = TransformerBridge.boot_transformers(
+    return TransformerBridge.boot_transformers(
         str(folder), hf_model=_hub_model(folder, model), tokenizer=tokenizer, device=str(model.device), dtype=model.dtype
     )
+
+
+def _transformer_lens(folder: Path, model: Model) -> Judge:
+    bridge = transformer_bridge(folder, model)
     return lambda tokens: bridge(tokens, return_type="logits", prepend_bos=False)
