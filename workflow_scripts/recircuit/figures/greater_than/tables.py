@@ -46,7 +46,7 @@ def behaviour(means: pd.DataFrame, title: str) -> Figure:
             number(r["sd_pd"], 3),
             number(r["mean_cs"], 3),
             number(r["sd_cs"], 3),
-            f"{100 * r['top1_valid']:.1f} %",
+            f"{number(100 * r['top1_valid'], 1)} %",
             str(r["n"]),
         ]
         for _, r in means.iterrows()
@@ -63,7 +63,12 @@ def circuits(scores: pd.DataFrame, title: str) -> Figure:
     rows = [f"{r.dataset}, {r.activation}: {r.circuit}, {_mode(r)}" for r in scores.itertuples()]
     values = np.array([[np.nan, np.nan, r.recovery, r.norm_faithfulness] for r in scores.itertuples()])
     texts = [
-        [_interval(r), number(r["mean_cs"], 3), f"{100 * r['recovery']:.1f} %", f"{100 * r['norm_faithfulness']:.1f} %"]
+        [
+            _interval(r),
+            number(r["mean_cs"], 3),
+            f"{number(100 * r['recovery'], 1)} %",
+            f"{number(100 * r['norm_faithfulness'], 1)} %",
+        ]
         for _, r in scores.iterrows()
     ]
     columns = ["probability difference [95 %]", "sharpness", "of the full model", "of full minus 01"]
@@ -95,9 +100,9 @@ def tasks(table: pd.DataFrame, title: str) -> Figure:
         [
             number(r.baseline_pd_gt, 3),
             number(r.baseline_pd_lt, 3),
-            f"{100 * r.top1_valid:.1f} %",
+            f"{number(100 * r.top1_valid, 1)} %",
             number(r.circuit_pd, 3),
-            f"{100 * r.recovery:.1f} %",
+            f"{number(100 * r.recovery, 1)} %",
         ]
         for r in table.itertuples()
     ]
@@ -114,7 +119,7 @@ def _variant(row) -> str:
 def random_circuits(table: pd.DataFrame, title: str) -> Figure:
     """T5: recovery of each family of circuits."""
     ours = table[table["family"] == "circuit"].iloc[0]
-    rows, texts = ["the circuit"], [["1", f"{100 * ours['recovery']:.1f} %", "–", f"p = {ours['p_value']:.4f}"]]
+    rows, texts = ["the circuit"], [["1", f"{number(100 * ours['recovery'], 1)} %", "–", f"p = {ours['p_value']:.4f}"]]
     for family, name in FAMILIES.items():
         part = table.loc[table["family"] == family, "recovery"]
         if len(part):
@@ -136,7 +141,7 @@ def random_histogram(table: pd.DataFrame, title: str) -> Figure:
     for family, colour in (("any_layer", "#7f7f7f"), ("same_layers", "#8fb8de")):
         part = 100 * table.loc[table["family"] == family, "recovery"]
         axes.hist(part, bins=bins, alpha=0.7, color=colour, label=f"{FAMILIES[family]} ({len(part)})")
-    axes.axvline(100 * ours, color="#c0392b", linewidth=1.6, label=f"the circuit, {100 * ours:.1f} %")
+    axes.axvline(100 * ours, color="#c0392b", linewidth=1.6, label=f"the circuit, {number(100 * ours, 1)} %")
     axes.set(xlabel="recovered probability difference (% of the full model)", ylabel="circuits", title=title)
     axes.title.set_fontsize(11)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
