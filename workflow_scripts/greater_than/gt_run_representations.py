@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from recircuit.core.tokenizer import Tokenizer
-from recircuit.experiments.greater_than.representations import components, erasure
+from recircuit.experiments.greater_than.representations import ERASED, components, erasure
 from recircuit.experiments.greater_than.setting import Setting
 from recircuit.study.compute import chunk_of, open_model
 from recircuit.study.job import run
@@ -15,7 +15,7 @@ def main(job) -> None:
     setting = Setting(model, job.read("gt_prompts"), year_ids(tokenizer), chunk_of(job, model, LONGEST))
     nodes = job.read("gt_circuit")
     pca = components(setting, setting.data("D97"), nodes)
-    erased = erasure(setting, setting.data("D10k"), nodes, job.log)
+    erased = erasure(setting, setting.data("D10k", ERASED), nodes, job.log)
     for table, rows in (("gt_pca", pca), ("gt_erasure", erased)):
         job.write(table, rows.assign(model=job.wildcards.model))
 

@@ -21,6 +21,7 @@ from recircuit.methods.end_paths import write_of
 from recircuit.methods.erasure import Eraser, leace, linear_r2, one_hot, remove_components
 
 PUBLISHED_HEAD, PUBLISHED_CONTROL = head(7, 10), head(7, 8)
+ERASED = 2000  # prompts of D10k to erase YY on: twenty of each value are enough, and all of them cost a sixth of the paper
 
 
 def shown_head(nodes: pd.DataFrame) -> Node:

@@ -75,11 +75,12 @@ class Setting:
         """Return the names of the data sets."""
         return sorted(self._prompts)
 
-    def data(self, name: str) -> Data:
-        """Return a data set; UserError when the prompts do not have it."""
+    def data(self, name: str, most: int | None = None) -> Data:
+        """Return a data set, or its first ``most`` prompts; UserError when the prompts do not have it."""
         if name not in self._prompts:
             raise UserError(f"there is no data set '{name}'{nearest(name, self._prompts)}")
-        rows, device = self._prompts[name].sort_values("row").reset_index(drop=True), self.model.device
+        rows, device = self._prompts[name].sort_values("row").head(most or len(self._prompts[name])), self.model.device
+        rows = rows.reset_index(drop=True)
         good, bad = (torch.from_numpy(np.stack(rows[key])).long().to(device) for key in ("clean_ids", "corrupt_ids"))
         named = {"end": "end_pos", "yy": "yy_pos"}
         positions = {
