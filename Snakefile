@@ -3,12 +3,14 @@ configfile: "config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/resources.smk"
 include: "rules/models.smk"
 include: "rules/sequence_continuation.smk"
 include: "rules/sequence_continuation_edges.smk"
 include: "rules/sequence_continuation_llama.smk"
 include: "rules/sequence_continuation_figures.smk"
 include: "rules/greater_than.smk"
+include: "rules/circuit_probing.smk"
 include: "rules/report.smk"
 
 

@@ -35,6 +35,7 @@ CORPUS_DATA = [
     "circuit_probing/linguistic_lexicon.json",
 ]
 GT_DATA = [f"greater_than/{name}.json" for name in ("nouns", "generalization_tasks", "eap_ig_regression")]
+CP_DATA = [f"circuit_probing/{name}.json" for name in ("linguistic_lexicon", "linguistic_row_order")]
 TABLES = inventory.tables(config)
 GPU = int(config["device"] == "cuda")
 PUBLISHED_LISTS, VARIANTS, SEQ_TASKS = inventory.PUBLISHED_LISTS, inventory.VARIANTS, inventory.SEQ_TASKS
@@ -43,6 +44,7 @@ HUB, TRAINED, LOCAL = (
     for source in ("hub", "trained", "local")
 )
 LLAMA = config["sequence_continuation"]["llama_models"]
+ARITHMETIC = inventory.ARITHMETIC
 
 
 def either(names):
@@ -72,7 +74,7 @@ def spec(script, *keys, data=(), **facts):
     def resolve(wildcards):
         found = dict(facts)
         for key in keys:
-            name = "model" if key == "models.{model}" else key.rpartition(".")[2]
+            name = key.rpartition(".")[2].strip("{}")  # models.{model} is called model
             found[name] = lookup(config, key.format(**dict(wildcards.items())))
         if data:
             found["data"] = {name: data_digest(DATA / name) for name in data}
@@ -88,33 +90,5 @@ def caption(paper, id):
     def resolve(wildcards):
         item = inventory.item(paper, id.format(**dict(wildcards.items())))
         return {"caption": item.caption, "number": item.number, "title": item.title}
-
-    return resolve
-
-
-def megabytes(model):
-    """fp32 weights of a model in MB, from its shape: 12 d^2 per layer, and an embedding of 50 thousand words at most."""
-    width = config["models"][model]["width"]
-    words = 2_000 if model in TRAINED else 50_257
-    return 4e-6 * (12 * config["models"][model]["layers"] * width**2 + words * width)
-
-
-def memory(copies=0):
-    """Resource function: MB of memory; ``copies`` counts residual streams of all prompts and layers kept at once."""
-
-    def resolve(wildcards, attempt):
-        shape = config["models"][wildcards.model]
-        rows = 3 * config["sequence_continuation"]["prompts_per_template"] * 23 * shape["layers"] * shape["width"]
-        return int(attempt * (1500 + 2 * megabytes(wildcards.model) + 4e-6 * rows * copies))
-
-    return resolve
-
-
-def minutes(forwards):
-    """Resource function: minutes on a GPU (or on a core, for models of up to 10 MB) for ``forwards`` passes over a data set."""
-
-    def resolve(wildcards, attempt):
-        work = forwards * megabytes(wildcards.model) * config["sequence_continuation"]["prompts_per_template"] / 512
-        return int(attempt * (10 + work / (2000 if GPU else 40)))
 
     return resolve

@@ -47,6 +47,52 @@ def leace(x: Float[Tensor, "n d"], z: Float[Tensor, "n c"], relative: float = RE
     return Eraser(mean, whiten @ u, u.T @ unwhiten)
 
 
+def shrunk(covariance: Float[Tensor, "d d"], n: int) -> Float[Tensor, "d d"]:
+    """Return the optimal linear shrinkage of a covariance estimated from ``n`` rows (Bodnar, Gupta and Parolya 2014, eq. 2.8).
+
+    alpha S + beta I, beta = (1 - alpha) tr(S) / d, and alpha = 1 - tr(S)^2 t / n / (|S|^2 t - t^2) with t = tr(S)^2 / d.
+    """
+    d, trace, norm = len(covariance), covariance.trace(), (covariance**2).sum()
+    target = trace**2 / d
+    alpha = 1 - trace**2 * target / n / (norm * target - target**2)
+    return alpha * covariance + (1 - alpha) * trace / d * torch.eye(d, dtype=covariance.dtype, device=covariance.device)
+
+
+def published_leace(x: Float[Tensor, "n d"], z: Float[Tensor, "n c"], cut: float = 0.01) -> Eraser:
+    """Fit LEACE as the concept-erasure package does by default, in the type of ``x`` (circuit probing, spec 3.6).
+
+    The covariance is shrunk, directions of W Cov(x, z) with singular values up to ``cut`` stay, and where erasing would raise
+    the variance it is mixed with the orthogonal projector until it does not.
+    """
+    mean, n = x.mean(0), len(x)
+    centred, labels = x - mean, z.to(x) - z.to(x).mean(0)
+    raw = centred.T @ centred / n
+    values, vectors = torch.linalg.eigh(shrunk(raw, n))
+    kept = values > values.max() * len(values) * torch.finfo(x.dtype).eps
+    root = torch.where(kept, values.clamp(min=0), torch.zeros_like(values)).sqrt()
+    inverse = torch.where(kept, 1 / root, torch.zeros_like(root))
+    whiten, unwhiten = (vectors * inverse) @ vectors.T, (vectors * root) @ vectors.T
+    u, s, _ = torch.linalg.svd(whiten @ (centred.T @ labels / (n - 1)), full_matrices=False)
+    u = u[:, s > cut]
+    return _no_wider(Eraser(mean, whiten @ u, u.T @ unwhiten), u, shrunk(raw, n))
+
+
+def _no_wider(eraser: Eraser, u: Float[Tensor, "d k"], covariance: Float[Tensor, "d d"]) -> Eraser:
+    """Mix an eraser with the projection off ``u`` so that the variance does not grow; most need no mixing."""
+    eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    oblique, straight = eye - (eraser.right @ eraser.left).T, eye - u @ u.T
+    x, z = ((part @ covariance @ part.T).trace() for part in (oblique, straight))
+    limit = covariance.trace()
+    if x <= limit:
+        return eraser
+    # a^2 x + a (1 - a) y + (1 - a)^2 z = limit, for a mixture of a oblique and 1 - a straight.
+    y = 2 * (oblique @ covariance @ straight.T).trace()
+    root = (4 * limit * (x - y + z) - 4 * x * z + y**2).sqrt()
+    low, high = ((z - y / 2 + sign * root / 2) / (x - y + z) for sign in (-1, 1))
+    share = (low if low > 0 else high).clamp(0, 1)
+    return Eraser(eraser.mean, (eye - share * oblique - (1 - share) * straight).T, eye)
+
+
 def remove_components(mean: Float[Tensor, " d"], axes: Float[Tensor, "k d"]) -> Eraser:
     """Return the eraser that sets the coordinates along orthonormal axes to those of the mean."""
     return Eraser(mean, axes.T, axes)

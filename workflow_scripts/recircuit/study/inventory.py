@@ -14,6 +14,8 @@ import yaml
 VARIANTS = ("published", "fixed")
 SEQ_TASKS = ("numerals", "numwords", "months")
 PUBLISHED_LISTS = ("llama-2-7b-chat",)  # models of which published circuits are compared without being run
+# The experiments of circuit probing whose models are trained here; figures of theirs stand under the name of their models.
+ARITHMETIC = ("disambiguation", "shared_nodes", "grokking", "shared_nodes_independent", "transfer_a2", "transfer_a_plus_b")
 # The tables of sequence continuation, under cache/sequence_continuation/.
 SEQ_TABLES = (
     "prompts/{model}/prompts",

@@ -1,0 +1,70 @@
+# What jobs ask for: memory from the model's shape, minutes from its size and the data's.
+def megabytes(model):
+    """fp32 weights of a model in MB, from its shape: 12 d^2 per layer, and an embedding of 50 thousand words at most."""
+    width = config["models"][model]["width"]
+    words = 2_000 if model in TRAINED else 50_257
+    return 4e-6 * (12 * config["models"][model]["layers"] * width**2 + words * width)
+
+
+def memory(copies=0):
+    """Resource function: MB of memory; ``copies`` counts residual streams of all prompts and layers kept at once."""
+
+    def resolve(wildcards, attempt):
+        shape = config["models"][wildcards.model]
+        rows = 3 * config["sequence_continuation"]["prompts_per_template"] * 23 * shape["layers"] * shape["width"]
+        return int(attempt * (1500 + 2 * megabytes(wildcards.model) + 4e-6 * rows * copies))
+
+    return resolve
+
+
+def minutes(forwards):
+    """Resource function: minutes on a GPU (or on a core, for models of up to 10 MB) for ``forwards`` passes over a data set."""
+
+    def resolve(wildcards, attempt):
+        work = forwards * megabytes(wildcards.model) * config["sequence_continuation"]["prompts_per_template"] / 512
+        return int(attempt * (10 + work / (2000 if GPU else 40)))
+
+    return resolve
+
+
+def epochs():
+    """Resource function: minutes of a core to train an arithmetic model, at twice the measured time of an epoch."""
+
+    def resolve(wildcards, attempt):
+        choices = config["circuit_probing"]
+        work = choices["arithmetic"][wildcards.experiment]["epochs"] * len(choices["seeds"])
+        return int(attempt * (10 + work / (1000 if GPU else 100)))
+
+    return resolve
+
+
+def checkpoints(each):
+    """Resource function: minutes of a core for ``each`` minutes of work on every checkpoint of an arithmetic model."""
+
+    def resolve(wildcards, attempt):
+        choices = config["circuit_probing"]
+        kept = len(choices["arithmetic"][wildcards.experiment]["checkpoints"]) * len(choices["seeds"])
+        return int(attempt * (10 + kept * each / (10 if GPU else 1)))
+
+    return resolve
+
+
+def sentence_memory():
+    """Resource function: MB for 7000 sentences of 10 tokens (their streams, and queries, keys and values of one block)."""
+
+    def resolve(wildcards, attempt):
+        streams = 7000 * 12 * config["models"][wildcards.model]["width"]
+        return int(attempt * (1500 + 2 * megabytes(wildcards.model) + 4e-6 * 6 * streams))
+
+    return resolve
+
+
+def sentence_minutes():
+    """Resource function: minutes for the masks and ablations of all layers, from what pocket and spec 6.2 measured."""
+
+    def resolve(wildcards, attempt):
+        shape = config["models"][wildcards.model]
+        work = shape["layers"] ** 2 * shape["width"] ** 2 / (768**2 * 144)  # ablations go on to the last layer
+        return int(attempt * (10 + work * (20 if GPU else 240)))
+
+    return resolve
