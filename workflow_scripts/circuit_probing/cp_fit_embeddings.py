@@ -1,13 +1,13 @@
 """Exp. 1 and 2: counterfactual embeddings, streams that a probe reads as another value, patched into the model."""
 
 from recircuit.experiments.circuit_probing.probes import embed_streams
-from recircuit.study.arithmetic import open_runs
+from recircuit.study.arithmetic import named, open_runs
 from recircuit.study.job import run
 
 
 def main(job) -> None:
     table = embed_streams(open_runs(job), job.spec["seed"], job.log)
-    job.write("cp_embeddings", table.assign(experiment=job.wildcards.experiment))
+    job.write("cp_embeddings", named(job, table))
 
 
 run(main, snakemake)

@@ -11,8 +11,8 @@ def main(job) -> None:
     job.log(f"{len(rows)} rows, variables {', '.join(variables['variable'].unique())}")
     columns = [f"{prefix}{i}" for prefix in "tc" for i in range(5)]
     whole = rows.reindex(columns=["task", "split", "row", *columns, "answer"]).astype(dict.fromkeys(columns, "Int16"))
-    job.write("cp_rows", whole.assign(experiment=name))
-    job.write("cp_variables", variables.assign(experiment=name))
+    job.write("cp_rows", whole.assign(model=name))
+    job.write("cp_variables", variables.assign(model=name))
 
 
 run(main, snakemake)

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from recircuit.experiments.circuit_probing.overlaps import N_HEADS, mask_overlaps
+from recircuit.study.arithmetic import named
 from recircuit.study.job import run
 
 
@@ -13,7 +14,7 @@ def main(job) -> None:
         for variable in sorted(found["variable"].unique()):
             pair = [found[(found["variable"] == variable) & (found["task"] == task)] for task in (1, 2)]
             rows.append(mask_overlaps(*pair, N_HEADS).assign(seed=seed, epoch=epoch, pair=f"{variable}: task 1 and task 2"))
-    job.write("cp_overlaps", pd.concat(rows).assign(experiment=job.wildcards.experiment))
+    job.write("cp_overlaps", named(job, pd.concat(rows)))
 
 
 run(main, snakemake)

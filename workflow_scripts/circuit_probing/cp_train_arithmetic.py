@@ -4,6 +4,7 @@ import pandas as pd
 
 from recircuit.experiments.circuit_probing.training import recipe_of, start_of, train_rows
 from recircuit.methods.full_batch import train
+from recircuit.study.arithmetic import named
 from recircuit.study.compute import device_of
 from recircuit.study.job import run
 from recircuit.study.resume import key_of, load_progress, partial_path, save_progress, write_checkpoints
@@ -23,7 +24,7 @@ def main(job) -> None:
         curves += [(seed, *row) for row in done.curves]
         kept |= {(seed, epoch): weights for epoch, weights in done.checkpoints.items()}
     table = pd.DataFrame(curves, columns=["seed", "epoch", "series", "metric", "value"])
-    job.write("cp_curves", table.assign(experiment=name))
+    job.write("cp_curves", named(job, table))
     write_checkpoints(job.output.checkpoints, start_of(name, 0), kept)
     for path in partials:
         path.unlink(missing_ok=True)

@@ -2,12 +2,12 @@
 
 from recircuit.experiments.circuit_probing.masks import probe_all
 from recircuit.methods.masks import Recipe
-from recircuit.study.arithmetic import open_runs
+from recircuit.study.arithmetic import named, open_runs
 from recircuit.study.job import run
 
 
 def main(job) -> None:
-    name, last = job.wildcards.experiment, job.spec["experiment"]["epochs"]
+    last = job.spec["experiment"]["epochs"]
     recipe = Recipe(1e-6, epochs=job.spec["mask_epochs"])
     tables = probe_all(open_runs(job), recipe, job.spec["seed"], job.log, draws=job.spec["random_masks"], pictured=last)
     for attribute, table in (
@@ -16,7 +16,7 @@ def main(job) -> None:
         ("ablations", "cp_ablations"),
         ("frames", "cp_frames"),
     ):
-        job.write(table, tables.frame(attribute, name))
+        job.write(table, named(job, tables.frame(attribute)))
 
 
 run(main, snakemake)

@@ -22,7 +22,8 @@ def main(job) -> None:
                 done = train(model.to(device=device), *parts, recipe, job.log)
                 rows += [(variable, start, seed, *row) for row in done.curves]
     columns = ["variable", "start", "seed", "epoch", "series", "metric", "value"]
-    job.write("cp_transfer", pd.DataFrame(rows, columns=columns))
+    name = f"transfer-{max(epoch for _, epoch in trained.weights)}"
+    job.write("cp_transfer", pd.DataFrame(rows, columns=columns).assign(model=name))
 
 
 run(main, snakemake)

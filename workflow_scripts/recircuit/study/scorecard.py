@@ -47,6 +47,16 @@ def _mean_negative(rows: pd.DataFrame, column: str) -> float:
     return float(rows[column].clip(upper=0).mean(skipna=False))
 
 
+def _least(rows: pd.DataFrame, column: str) -> float:
+    """Return the smallest value: of the epochs at which something holds, the first."""
+    return float(rows[column].min(skipna=False))
+
+
+def _deviation(rows: pd.DataFrame, column: str) -> float:
+    """Return the standard deviation over the rows, as of a whole population."""
+    return float(rows[column].std(ddof=0, skipna=False))
+
+
 def _count(rows: pd.DataFrame, column: str) -> float:
     """Return the number of rows."""
     return float(len(rows[column]))
@@ -102,6 +112,8 @@ AGGREGATES: dict[str, Callable[[pd.DataFrame, str], float | str]] = {
     "value_or_absent": _one,  # a head that is not in our circuit has no row: `off`, where `value` would be an error
     "mean": _mean,
     "mean_negative": _mean_negative,
+    "min": _least,
+    "deviation": _deviation,
     "sum": _sum,
     "fraction": _fraction,
     "last": _last,

@@ -44,14 +44,18 @@ def claim_files() -> dict[str, Path]:
 def load_tables(paths: Iterable[str], claims: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """Read the tables that ``claims`` ask for, and join those of one model and name.
 
-    The model is the one in a table's passport; tables of other models and names are not read.
+    The model is the one that a table's path names, else (models trained here) the one in its rows; tables of other models and
+    names are not read.
     """
     asked, names = set(zip(claims["model"], claims["table"], strict=True)), set(claims["table"])
     parts = defaultdict(list)
     for path in paths:
         name = table_name(path)
-        if name in names and (key := (read_passport(path)["wildcards"].get("model"), name)) in asked:
-            parts[key].append(read_table(path, name))
+        if name not in names:
+            continue
+        model = read_passport(path)["wildcards"].get("model") or read_table(path, name)["model"].iloc[0]
+        if (model, name) in asked:
+            parts[model, name].append(read_table(path, name))
     return {key: pd.concat(frames, ignore_index=True) for key, frames in parts.items()}
 
 

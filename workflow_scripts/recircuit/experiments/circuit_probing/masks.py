@@ -62,11 +62,10 @@ class Tables:
     ablations: list[dict]
     frames: list[pd.DataFrame]
 
-    def frame(self, name: str, experiment: str) -> pd.DataFrame:
+    def frame(self, name: str) -> pd.DataFrame:
         """Return one of the tables."""
         rows = getattr(self, name)
-        table = pd.concat(rows, ignore_index=True) if name in ("masks", "frames") else pd.DataFrame(rows)
-        return table.assign(experiment=experiment)
+        return pd.concat(rows, ignore_index=True) if name in ("masks", "frames") else pd.DataFrame(rows)
 
 
 def probe_all(
