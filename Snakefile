@@ -11,6 +11,7 @@ include: "rules/sequence_continuation_llama.smk"
 include: "rules/sequence_continuation_figures.smk"
 include: "rules/greater_than.smk"
 include: "rules/circuit_probing.smk"
+include: "rules/circuit_probing_figures.smk"
 include: "rules/report.smk"
 
 

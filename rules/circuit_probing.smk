@@ -1,6 +1,10 @@
 # Circuit probing (Lepori et al., arXiv 2311.04354), Exp. 1 to 3: one-layer models of arithmetic, trained here.
 
 
+ARITHMETIC_TABLES = inventory.arithmetic_tables(config)
+ARITHMETIC_TARGETS = [path for item, _, path in inventory.targets(config) if item.paper == "circuit_probing" and item.only]
+
+
 wildcard_constraints:
     experiment=either(ARITHMETIC),
 
@@ -290,3 +294,30 @@ rule cp_score_lm_overlaps:
         spec=spec("circuit_probing/cp_score_lm_overlaps.py", "models.{model}"),
     script:
         "../workflow_scripts/circuit_probing/cp_score_lm_overlaps.py"
+
+
+rule cp_score_claims:
+    input:
+        tables=ARITHMETIC_TABLES,
+    output:
+        cp_scorecard="cache/circuit_probing/scorecard/cp_scorecard.parquet",
+        csv="figures/circuit_probing/scorecard.csv",
+    log:
+        "cache/logs/cp_score_claims.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=10,
+    params:
+        spec=spec("circuit_probing/cp_score_claims.py", claims=CLAIMS["circuit_probing"]),
+    script:
+        "../workflow_scripts/circuit_probing/cp_score_claims.py"
+
+
+rule circuit_probing_arithmetic:
+    input:
+        "figures/circuit_probing/scorecard.csv",
+        ARITHMETIC_TARGETS,

@@ -62,6 +62,26 @@ GT_TABLES = (
     *(f"tasks/{{model}}/{name}" for name in ("gt_tasks", "year_heatmap", "ipp")),
     *(f"checks/{{model}}/{name}" for name in ("gt_topk", "gt_random_years")),
 )
+# The tables of circuit probing, under cache/circuit_probing/: of each arithmetic model, and of each language model.
+CP_TABLES = (
+    *(f"rows/{{model}}/{name}" for name in ("cp_rows", "cp_variables")),
+    "training/{model}/cp_curves",
+    *(f"masks/{{model}}/{name}" for name in ("cp_runs", "cp_masks", "cp_ablations", "cp_frames")),
+    "probes/{model}/cp_probes",
+    "erasers/{model}/cp_amnesic",
+    "alignments/{model}/cp_alignments",
+)
+CP_EXTRA = (  # of some arithmetic models alone
+    "training/transfer/cp_transfer",
+    *(f"rows/{name}/{table}" for name in ("transfer_a2", "transfer_a_plus_b") for table in ("cp_rows", "cp_variables")),
+    *(f"embeddings/{name}/cp_embeddings" for name in ("disambiguation", "shared_nodes")),
+    "overlaps/shared_nodes/cp_overlaps",
+)
+CP_LM_TABLES = (
+    "sentences/{model}/cp_sentences",
+    *(f"lm_masks/{{model}}/{name}" for name in ("cp_lm_runs", "cp_lm_masks", "cp_lm_ablations", "cp_lm_tokens")),
+    "lm_overlaps/{model}/cp_lm_overlaps",
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +134,13 @@ def targets(config: Mapping) -> Iterator[tuple[Item, str, str]]:
             yield entry, model, entry.target(model)
 
 
+def arithmetic_tables(config: Mapping) -> list[str]:
+    """Return the tables of circuit probing's models that are trained here."""
+    probing = config.get("circuit_probing", {})
+    found = [table.format(model=model) for model in probing.get("arithmetic", ()) for table in CP_TABLES]
+    return [f"cache/circuit_probing/{name}.parquet" for name in (*found, *(CP_EXTRA if probing else ()))]
+
+
 def tables(config: Mapping) -> list[str]:
     """Return the tables that the scorecard and the manifest look at: of every model of every paper, and published lists."""
     chosen = config.get("sequence_continuation", {})
@@ -127,10 +154,20 @@ def tables(config: Mapping) -> list[str]:
         for model in config.get("greater_than", {}).get("models", ())
         for table in GT_TABLES
     ]
+    language = [
+        f"cache/circuit_probing/{table.format(model=model)}.parquet"
+        for model in config.get("circuit_probing", {}).get("models", ())
+        for table in CP_LM_TABLES
+    ]
     lists = [f"circuits/{model}/published/overlaps" for model in PUBLISHED_LISTS]
     # Step by step beside the published traces, which only gpt2-small has.
     lists += [f"agreement/{model}/agreement" for model in chosen.get("models", ()) if model == "gpt2-small"]
-    return [f"cache/sequence_continuation/{name}.parquet" for name in (*names, *lists)] + years
+    return (
+        [f"cache/sequence_continuation/{name}.parquet" for name in (*names, *lists)]
+        + years
+        + arithmetic_tables(config)
+        + language
+    )
 
 
 # The prompts of every task, by the paper's key that names the models used on them.
@@ -138,6 +175,7 @@ _PROMPTS = {
     ("sequence_continuation", "models"): "cache/sequence_continuation/prompts/{model}/prompts.parquet",
     ("sequence_continuation", "llama_models"): "cache/sequence_continuation/llama_prompts/{model}/llama_prompts.parquet",
     ("greater_than", "models"): "cache/greater_than/prompts/{model}/gt_prompts.parquet",
+    ("circuit_probing", "models"): "cache/circuit_probing/sentences/{model}/cp_sentences.parquet",
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from recircuit.core.files import sha256
 from recircuit.study.scorecard import VERDICTS
 from recircuit.study.tables import read_passport, read_table, table_name
 
@@ -57,6 +58,18 @@ def load_tables(paths: Iterable[str], claims: pd.DataFrame) -> dict[tuple[str, s
         if (model, name) in asked:
             parts[model, name].append(read_table(path, name))
     return {key: pd.concat(frames, ignore_index=True) for key, frames in parts.items()}
+
+
+def with_passports(card: pd.DataFrame, paths: Iterable[str]) -> pd.DataFrame:
+    """Return claims, published and our numbers and verdicts, and beside each the SHA-256 of the table that ours is from."""
+    digests = {}
+    for path in paths:
+        name = table_name(path)
+        model = read_passport(path)["wildcards"].get("model") or read_table(path, name)["model"].iloc[0]
+        digests[model, name] = sha256(path)
+    keys = zip(card["model"], card["table"], strict=True)
+    columns = ["id", "item", "quantity", "model", "published", "ours", "difference", "tolerance", "verdict", "note"]
+    return card[columns].assign(passport=[digests.get(key, "") for key in keys])
 
 
 def page(card: pd.DataFrame, counts: pd.DataFrame, passport: Mapping) -> str:

@@ -11,14 +11,22 @@ from torch import Tensor
 def first_prompts(tables: Iterable[tuple[str, pd.DataFrame]], count: int, device: torch.device) -> dict[str, Tensor]:
     """Return the tokens [n T] of the first ``count`` clean prompts of every task, by the task's name.
 
-    ``tables`` are (schema, rows): ``prompts`` and ``llama_prompts`` of sequence continuation, ``gt_prompts`` of greater-than.
+    ``tables`` are (schema, rows): ``prompts`` and ``llama_prompts`` of sequence continuation, ``gt_prompts`` of greater-than,
+    ``cp_sentences`` of circuit probing, whose sentences have several lengths: those of the commonest one are taken.
     """
     found: dict[str, Tensor] = {}
     for name, rows in tables:
         column, key = ("clean_ids", "dataset") if name == "gt_prompts" else ("tokens", "task")
-        clean = rows if name == "gt_prompts" else rows[rows["set"] == "clean"]
+        clean = rows[rows["set"] == "clean"] if "set" in rows else rows
+        if name == "cp_sentences":
+            clean = pd.concat([_commonest(part) for _, part in clean[clean["part"].str.endswith("iid")].groupby("task")])
         found |= {str(task): _tokens(part, column, count, device) for task, part in clean.groupby(key)}
     return found
+
+
+def _commonest(rows: pd.DataFrame) -> pd.DataFrame:
+    lengths = rows["tokens"].map(len)
+    return rows[lengths == lengths.mode().iloc[0]]
 
 
 def _tokens(rows: pd.DataFrame, column: str, count: int, device: torch.device) -> Tensor:
