@@ -86,6 +86,49 @@ def test_gated_updates_are_those_of_scaled_columns(component, shape):
         assert (block.update(chosen, mask) - expected[chosen]).abs().max() < 1e-10
 
 
+def hooked(theirs, component, mask, tokens, how):
+    """Return (update, logits) of the last position with activations changed by hooks, as ``how`` says."""
+    block, found = theirs.transformer.h[0], []
+    reader, writer = block.get_submodule(READERS[component]), block.get_submodule(WRITERS[component])
+
+    def gate(linear, out, values):
+        if how == "activations":
+            return out * values
+        out = out.clone()
+        out[:, -1] = linear.bias + values * (out[:, -1] - linear.bias)
+        return out
+
+    def keep(module, args, out):
+        found.append(gate(writer, out, mask.second))
+        return found[-1]
+
+    late = component == "mlp" and how == "activations"  # neurons are what the non-linearity gives
+    first = (block.mlp.act if late else reader).register_forward_hook(lambda _, args, out: gate(reader, out, mask.first))
+    second = writer.register_forward_hook(keep)
+    try:
+        with torch.no_grad():
+            logits = theirs(tokens).logits
+    finally:
+        first.remove(), second.remove()
+    return found[0][:, -1], logits[:, -1]
+
+
+@by_component
+@pytest.mark.parametrize("how", ["activations", "read_position"])
+def test_other_ways_of_ablation_are_those_of_hooks(component, how):
+    theirs, rows = random_model(116, 5), random_rows(40, 5)
+    run, hard = run_of(theirs, rows), hard_mask(component)
+    block, gone = run.block(0, "test", component), hard.complement()
+    expected, logits = hooked(theirs, component, gone, rows, how)
+    update = block.update_without_biases if how == "activations" else block.update_here
+    assert (update(slice(None), gone) - expected).abs().max() < 1e-10
+    assert (update(slice(3, 9), gone) - expected[3:9]).abs().max() < 1e-10
+    if component == "attn" or how == "activations":
+        assert (block.update(slice(None), gone) - expected).abs().max() > 0.01
+    (row,) = (row for row in ablations(run, 0, component, hard, 0, np.random.default_rng(0)) if row["condition"] == how)
+    assert row["accuracy"] == float((logits.argmax(1) == run.parts[0, "test"].answers).double().mean())
+
+
 @by_component
 def test_accuracies_are_those_of_the_scaled_model(component):
     theirs = random_model(116, 5)
@@ -99,9 +142,9 @@ def test_accuracies_are_those_of_the_scaled_model(component):
         ("circuit", MATRICES[component][1]): Mask(ones.first, gone.second),
     }
     found = list(ablations(run, 0, component, hard, 2, np.random.default_rng(0)))
-    assert len(found) == 2 * (4 + 2)
+    assert len(found) == 2 * (6 + 2)
     accuracies = set()
-    for row in (row for row in found if row["condition"] != "random"):
+    for row in (row for row in found if row["condition"] in ("circuit", "kept")):
         part = run.parts[row["eval_task"], "test"]
         with torch.no_grad():
             logits = scaled(theirs, component, *expected[row["condition"], row["matrices"]], part.tokens)[1][:, -1]

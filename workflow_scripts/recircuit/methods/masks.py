@@ -75,8 +75,17 @@ class CachedAttention:
 
     def update(self, rows: Tensor | slice, mask: Mask) -> Float[Tensor, "n d"]:
         """Return b_O + m2 (z W_O), z from gated queries, keys and values."""
+        return self._write(rows, mask.first.chunk(3), mask.second)
+
+    def update_here(self, rows: Tensor | slice, mask: Mask) -> Float[Tensor, "n d"]:
+        """Return the same with keys and values gated at the read position only, as if the columns were whole elsewhere."""
+        seen = self.seen[rows]
+        here = (seen.cumsum(1) == seen.sum(1, keepdim=True)) & seen
+        gates = (torch.where(here[..., None], gate, torch.ones_like(gate)) for gate in mask.first.chunk(3)[1:])
+        return self._write(rows, (mask.first.chunk(3)[0], *gates), mask.second)
+
+    def _write(self, rows: Tensor | slice, gates: tuple[Tensor, ...], out_gate: Tensor) -> Float[Tensor, "n d"]:
         h = self.n_heads
-        gates = mask.first.chunk(3)
         q, k, v = (
             (bias + gate * part[rows]).unflatten(-1, (h, -1))
             for bias, gate, part in zip(self.biases, gates, (self.q, self.k, self.v), strict=True)
@@ -84,7 +93,14 @@ class CachedAttention:
         scores = (k * (q * q.shape[-1] ** -0.5)[:, None]).sum(-1)  # [n T h]
         weights = scores.masked_fill(~self.seen[rows][..., None], -torch.inf).softmax(1)
         z = (weights[..., None] * v).sum(1).flatten(1)
-        return self.out_bias + mask.second * (z @ self.out)
+        return self.out_bias + out_gate * (z @ self.out)
+
+    def update_without_biases(self, rows: Tensor | slice, mask: Mask) -> Float[Tensor, "n d"]:
+        """Return m2 (z W_O + b_O), z from activations that are gated with their biases."""
+        zeros = tuple(torch.zeros_like(bias) for bias in self.biases)
+        sums = (part + bias for part, bias in zip((self.q, self.k, self.v), self.biases, strict=True))
+        whole = CachedAttention(*sums, self.seen, zeros, self.out, torch.zeros_like(self.out_bias), self.n_heads)
+        return whole.update(rows, mask) + mask.second * self.out_bias
 
 
 @dataclass(frozen=True)
@@ -114,6 +130,15 @@ class CachedMlp:
         """Return b_2 + m2 (act(b_1 + m1 x W_1) W_2)."""
         hidden = ACTIVATIONS[self.activation](torch.addcmul(self.bias, mask.first, self.pre[rows]))
         return torch.addcmul(self.down_bias, mask.second, hidden @ self.down)
+
+    def update_here(self, rows: Tensor | slice, mask: Mask) -> Float[Tensor, "n d"]:
+        """Return the same: an MLP reads its own position."""
+        return self.update(rows, mask)
+
+    def update_without_biases(self, rows: Tensor | slice, mask: Mask) -> Float[Tensor, "n d"]:
+        """Return m2 (m1 act(b_1 + x W_1) W_2 + b_2): activations, not weights, are gated."""
+        hidden = mask.first * ACTIVATIONS[self.activation](self.bias + self.pre[rows])
+        return mask.second * (self.down_bias + hidden @ self.down)
 
 
 class SoftNeighbours(torch.autograd.Function):

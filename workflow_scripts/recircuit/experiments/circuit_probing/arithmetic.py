@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from recircuit.core.model import Model, layer_norm
-from recircuit.methods.masks import Cached, CachedAttention, CachedMlp, Mask
+from recircuit.methods.masks import Cached, CachedAttention, CachedMlp
 from recircuit.methods.one_layer import Last, Table, after_mlp, logits_of, run_last, table_reads
 from recircuit.tasks.arithmetic import P, tokens_of
 
@@ -104,11 +104,11 @@ class Run:
         return logits_of(self.model, after_mlp(self.model, stream) if component == "attn" else stream)
 
     @torch.inference_mode()
-    def masked_accuracy(self, task: int, split: str, component: str, block: Cached, mask: Mask) -> float:
-        """Return the accuracy of the whole model with a block's columns gated."""
+    def accuracy_with(self, task: int, split: str, component: str, update: Float[Tensor, "n d"]) -> float:
+        """Return the accuracy of the whole model when a block writes this at the last position."""
         part, last = self.parts[task, split], self.last(task, split)
         before = self.model.tokens[P] + self.model.positions[part.tokens.shape[1] - 1] if component == "attn" else last.mid
-        logits = self.logits_from(component, before + block.update(slice(None), mask))
+        logits = self.logits_from(component, before + update)
         return float((logits.argmax(1) == part.answers).double().mean())
 
 

@@ -162,21 +162,29 @@ def columns(scores: Mask, component: str) -> pd.DataFrame:
 
 
 def ablations(run: Run, task: int, component: str, hard: Mask, draws: int, rng: np.random.Generator) -> Iterator[dict]:
-    """Yield the accuracy of each task without the circuit, with the circuit alone, and without random columns."""
+    """Yield the accuracy of each task under every condition.
+
+    ``circuit`` ablates weights as published, of both matrices or of one; ``activations`` ablates the columns' biases too,
+    ``read_position`` the columns at the last position alone (spec 7.5); ``kept`` leaves the circuit only; ``random``
+    ablates as many random columns.
+    """
     ones = Mask(*(torch.ones_like(part) for part in hard))
     gone, names = hard.complement(), MATRICES[component]
-    conditions = [("circuit", "all", gone), ("kept", "all", hard)]
-    conditions += [("circuit", names[0], replace_part(ones, gone, 0)), ("circuit", names[1], replace_part(ones, gone, 1))]
-    jobs = [(*job, 0, None) for job in conditions]
+    jobs = [("circuit", "all", gone, 0, None), ("kept", "all", hard, 0, None)]
+    jobs += [("circuit", name, replace_part(ones, gone, i), 0, None) for i, name in enumerate(names)]
+    jobs += [(condition, "all", gone, 0, None) for condition in ("activations", "read_position")]
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     for draw in range(draws):
         chosen, outside = random_mask(hard, generator)
         jobs.append(("random", "all", chosen.complement(), draw, outside))
     for other in run.tasks:
         block = run.block(other, "test", component)
+        ways = {"activations": block.update_without_biases, "read_position": block.update_here}
         for condition, matrices, mask, draw, outside in jobs:
-            hits = run.masked_accuracy(other, "test", component, block, mask)
+            with torch.inference_mode():
+                update = ways.get(condition, block.update)(slice(None), mask)
             facts = {"condition": condition, "matrices": matrices, "eval_task": other, "draw": draw}
+            hits = run.accuracy_with(other, "test", component, update)
             yield {**facts, "accuracy": hits, "outside": outside, "n": len(block)}
 
 
