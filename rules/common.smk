@@ -10,7 +10,7 @@ os.environ.update(PYTHONPATH=str(SCRIPTS), HF_HUB_OFFLINE="1")
 
 from recircuit.core.errors import UserError
 from recircuit.study import inventory
-from recircuit.study.config import lookup, ordered, validate
+from recircuit.study.config import gpu_wanted, lookup, ordered, validate
 from recircuit.study.digest import code_digest, data_digest
 
 try:
@@ -37,7 +37,7 @@ CORPUS_DATA = [
 GT_DATA = [f"greater_than/{name}.json" for name in ("nouns", "generalization_tasks", "eap_ig_regression")]
 CP_DATA = [f"circuit_probing/{name}.json" for name in ("linguistic_lexicon", "linguistic_row_order")]
 TABLES = inventory.tables(config)
-GPU = int(config["device"] == "cuda")
+GPU = int(gpu_wanted(config["device"]))
 PUBLISHED_LISTS, VARIANTS, SEQ_TASKS = inventory.PUBLISHED_LISTS, inventory.VARIANTS, inventory.SEQ_TASKS
 HUB, TRAINED, LOCAL = (
     sorted(name for name, model in config["models"].items() if model["source"] == source)

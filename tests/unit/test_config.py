@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from snakemake.utils import update_config
 
 from recircuit.core.errors import UserError, nearest
-from recircuit.study.config import lookup, ordered, validate
+from recircuit.study.config import gpu_wanted, lookup, ordered, validate
 from workflow import ROOT, read_yaml
 
 HUB = {
@@ -271,3 +271,16 @@ def test_the_order_of_keys_in_a_file_changes_nothing():
         again = yaml.safe_load(yaml.safe_dump(shuffled(config, random.Random(seed)), sort_keys=False))
         assert repr(ordered(again)) == repr(ordered(config))
     assert repr(ordered({"a": [1, 2]})) != repr(ordered({"a": [2, 1]})), "the order of a list is a choice"
+
+
+@pytest.mark.parametrize(
+    ("says", "rc", "expected"), [("GPU 0: one of them", 0, True), ("no devices were found", 6, False), (None, 0, False)]
+)
+def test_auto_takes_the_gpu_that_is_there(tmp_path, monkeypatch, says, rc, expected):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if says is not None:
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\necho '{says}'\nexit {rc}\n")
+        tool.chmod(0o755)
+    assert gpu_wanted("auto") is expected
+    assert gpu_wanted("cuda") and not gpu_wanted("cpu")

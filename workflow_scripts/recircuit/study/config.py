@@ -4,6 +4,8 @@ Imported by the Snakefile: the standard library, jsonschema and YAML only.
 """
 
 import math
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -34,6 +36,17 @@ def validate(config: Mapping) -> None:
                 _check_model(config, paper, key, name)
     for name, model in config["models"].items():
         _check_shape(name, model)
+
+
+def gpu_wanted(device: str) -> bool:
+    """Return whether jobs should ask for a GPU: ``auto`` is yes where NVIDIA's tool lists one on this machine."""
+    if device != "auto":
+        return device == "cuda"
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    listed = subprocess.run([tool, "-L"], capture_output=True, check=False, text=True)
+    return listed.returncode == 0 and "GPU" in listed.stdout
 
 
 def _rank(error: ValidationError) -> tuple[bool, int, str]:
