@@ -143,7 +143,7 @@ def test_a_model_of_a_paper_must_be_able_to_do_it():
     assert complaint(config) == f"{refused}; did you mean 'pocket-llama'?"
     config["models"]["other"] = deepcopy(default()["models"]["pocket"])
     assert complaint(config) == f"{refused}; did you mean 'pocket-llama'?"
-    validate(changed("models.pocket.papers", ["sequence_continuation", "greater_than"]))
+    validate(changed("models.pocket.papers", ["sequence_continuation", "greater_than", "circuit_probing"]))
 
 
 def test_a_model_that_can_do_nothing_is_told_so():

@@ -4,6 +4,7 @@ import pandas as pd
 
 from recircuit.experiments.circuit_probing.training import recipe_of, start_of, train_rows
 from recircuit.methods.full_batch import train
+from recircuit.study.arithmetic import as_published
 from recircuit.study.compute import device_of
 from recircuit.study.job import run
 from recircuit.study.resume import read_checkpoints
@@ -22,7 +23,8 @@ def main(job) -> None:
                 done = train(model.to(device=device), *parts, recipe, job.log)
                 rows += [(variable, start, seed, *row) for row in done.curves]
     columns = ["variable", "start", "seed", "epoch", "series", "metric", "value"]
-    name = f"transfer-{max(epoch for _, epoch in trained.weights)}"
+    altered = not as_published(job.spec) or 0 not in job.spec["seeds"]
+    name = f"transfer-{max(epoch for _, epoch in trained.weights)}" + "-altered" * altered
     job.write("cp_transfer", pd.DataFrame(rows, columns=columns).assign(model=name))
 
 

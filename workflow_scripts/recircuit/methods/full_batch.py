@@ -84,7 +84,7 @@ def train(
     *,
     resume: Progress | None = None,
     save: Callable[[Progress], None] | None = None,
-    save_every: int = 500,
+    save_every: int = 100,
 ) -> Progress:
     """Train a model and return its final progress; from a ``resume`` that ``save`` got the result is the same, bit by bit."""
     config = gpt2_config(start)

@@ -1,6 +1,6 @@
 """Open an arithmetic experiment in a job: its checkpoints, where the job runs, and its rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
@@ -8,6 +8,14 @@ from recircuit.experiments.circuit_probing.arithmetic import Run, parts_of, runs
 from recircuit.study.compute import device_of
 from recircuit.study.job import Job
 from recircuit.study.resume import read_checkpoints
+
+GROKKING = {*range(100, 1000, 100), *range(1000, 10000, 1000), 10000, 12500, 15000, 17500, 20000}
+PUBLISHED = {"disambiguation": {10000}, "shared_nodes": {10000}, "shared_nodes_independent": {10000}, "grokking": GROKKING}
+RECIPES = {  # choices of the configuration that the paper made too (spec 1.2, 3.1, 3.7)
+    "mask_epochs": 90,
+    "alignment_epochs": 250,
+    "transfer": {"a2": {"epochs": 50, "evaluate_every": 1}, "a_plus_b": {"epochs": 450, "evaluate_every": 1}},
+}
 
 
 def open_runs(job: Job) -> Iterator[Run]:
@@ -19,5 +27,18 @@ def open_runs(job: Job) -> Iterator[Run]:
 
 
 def named(job: Job, table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with its model: the experiment and the epochs that it was trained for, such as ``grokking-20000``."""
-    return table.assign(model=f"{job.wildcards.experiment}-{table['epoch'].max()}")
+    """Return a table with its model: the experiment and the epochs that it was trained for, such as ``grokking-20000``.
+
+    ``-altered`` follows where the epochs are the published ones but another choice is not, or seed 0, a checkpoint or an
+    evaluation that was published is missing: no published number is about such a model.
+    """
+    experiment, epochs = job.wildcards.experiment, set(table["epoch"])
+    altered = max(epochs) == max(PUBLISHED[experiment]) and not (
+        epochs >= PUBLISHED[experiment] and 0 in set(table["seed"]) and as_published(job.spec)
+    )
+    return table.assign(model=f"{experiment}-{max(epochs)}" + "-altered" * altered)
+
+
+def as_published(choices: Mapping) -> bool:
+    """Return whether those choices that the paper made too are the same."""
+    return all(choices[key] == value for key, value in RECIPES.items() if key in choices)

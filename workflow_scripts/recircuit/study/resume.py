@@ -79,7 +79,7 @@ class Checkpoints:
 def write_checkpoints(path: str, start: Model, kept: Mapping[tuple[int, int], Mapping[str, Tensor]]) -> None:
     """Write checkpoints to one file, whole or not at all; its header has the model's ``config.json``."""
     tensors = {f"{seed}/{epoch}/{name}": t for (seed, epoch), weights in sorted(kept.items()) for name, t in weights.items()}
-    metadata = {"format": "pt", "config": json.dumps(gpt2_config(start), sort_keys=True)}
+    metadata = {"config": json.dumps(gpt2_config(start), sort_keys=True)}  # one key: safetensors writes several in any order
     with atomic(path) as part:
         save_file(tensors, part, metadata=metadata)
 

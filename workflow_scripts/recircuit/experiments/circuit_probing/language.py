@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from recircuit.core.model import Model, at, attention, attention_out, embed, layer_norm, mlp_input
+from recircuit.core.model import Model, at, attention, attention_out, embed, layer_norm, mlp, mlp_input
 from recircuit.core.stats import stream
 from recircuit.core.tokenizer import Tokenizer
 from recircuit.experiments.circuit_probing.arithmetic import COMPONENTS
@@ -75,6 +75,22 @@ class Streams:
         return make(self.model, self.layer, x, part.end)
 
     @torch.no_grad()
+    def differences_here(self, name: str, component: str, mask: Mask) -> Float[Tensor, " n"]:
+        """Return right minus wrong logit with a block's columns gated at the read position alone."""
+        model, layer, part, found = self.model, self.layer, self.parts[name], []
+        make = cached_attention if component == "attn" else cached_mlp
+        for rows in torch.arange(len(part.end), device=part.end.device).split(CHUNK):
+            x, end = self.x[name][rows], part.end[rows]
+            update = make(model, layer, x, end).update_here(slice(None), mask)
+            mid = at(x, end) + update if component == "attn" else stream_after_attention(model, layer, x, end)
+            out = mlp(model, layer, mlp_input(model, at(x, end), mid)) if component == "attn" else update
+            after = layer_step(model, layer, x)[0]
+            after[torch.arange(len(end), device=end.device), end] = mid + out
+            logits = finish(model, after, layer + 1, end, part.answers[rows])
+            found.append(logits[:, 0] - logits[:, 1])
+        return torch.cat(found).double()
+
+    @torch.no_grad()
     def differences(self, name: str, model: Model | None = None) -> Float[Tensor, " n"]:
         """Return right minus wrong logit of each sentence; ``model`` may have another block at this layer."""
         part, found = self.parts[name], []
@@ -95,21 +111,35 @@ def cached_attention(model: Model, layer: int, x: Float[Tensor, "n T d"], end: I
 
 def cached_mlp(model: Model, layer: int, x: Float[Tensor, "n T d"], end: Int[Tensor, " n"]) -> CachedMlp:
     """Return a language model's MLP for its update at ``end``."""
-    block, x_end = model.blocks[layer], at(x, end)
-    mid = x_end + attention_out(block.heads, attention(model, layer, x, end=end))[:, 0] + block.out_bias
-    reads = layer_norm(block.norm2, mlp_input(model, x_end, mid), model.spec.eps)
+    block = model.blocks[layer]
+    reads = layer_norm(block.norm2, mlp_input(model, at(x, end), stream_after_attention(model, layer, x, end)), model.spec.eps)
     return CachedMlp(reads @ block.up, block.up_bias, block.down, block.down_bias, model.spec.activation)
 
 
-def with_mask(model: Model, layer: int, component: str, mask: Mask) -> Model:
-    """Return a model whose weights are scaled column by column in one block; its biases are not."""
+def stream_after_attention(model: Model, layer: int, x: Float[Tensor, "n T d"], end: Int[Tensor, " n"]) -> Tensor:
+    """Return the stream [n d] at ``end`` after a layer's attention."""
     block = model.blocks[layer]
+    return at(x, end) + attention_out(block.heads, attention(model, layer, x, end=end))[:, 0] + block.out_bias
+
+
+def with_mask(model: Model, layer: int, component: str, mask: Mask, *, biases: bool = False) -> Model:
+    """Return a model whose weights are scaled column by column in one block, with their biases if so wished.
+
+    An MLP's neuron goes with its bias when the row of W_2 that it writes with is scaled.
+    """
+    block = model.blocks[layer]
+    out_gate = mask.second if biases else torch.ones_like(mask.second)
     if component == "attn":
         w, gates = block.heads, mask.first.chunk(3)
         q, k, v = (part * gate for part, gate in zip((w.q, w.k, w.v), gates, strict=True))
-        block = block._replace(heads=w._replace(q=q, k=k, v=v, out=w.out * mask.second))
+        heads = w._replace(q=q, k=k, v=v, out=w.out * mask.second)
+        if biases:
+            q, k, v = (bias * gate for bias, gate in zip((w.q_bias, w.k_bias, w.v_bias), gates, strict=True))
+            heads = heads._replace(q_bias=q, k_bias=k, v_bias=v)
+        block = block._replace(heads=heads, out_bias=block.out_bias * out_gate)
     else:
-        block = block._replace(up=block.up * mask.first, down=block.down * mask.second)
+        up, down = (block.up, block.down * mask.first[:, None]) if biases else (block.up * mask.first, block.down)
+        block = block._replace(up=up, down=down * mask.second, down_bias=block.down_bias * out_gate)
     return replace(model, blocks=(*model.blocks[:layer], block, *model.blocks[layer + 1 :]))
 
 
@@ -144,13 +174,21 @@ def probe_layers(model: Model, parts: Mapping[str, Part], recipe: Recipe, seed: 
 
 
 def ablations(streams: Streams, component: str, hard: Mask, seed: int) -> Iterator[dict]:
-    """Yield accuracies without the circuit and without random columns of its complement, redrawn for each draw and part."""
-    model, layer = streams.model, streams.layer
-    whole = with_mask(model, layer, component, hard.complement())
+    """Yield accuracies without the circuit and without random columns of its complement, redrawn for each draw and part.
+
+    ``circuit`` ablates weights at all positions, as published; ``activations`` the columns' biases too, and
+    ``read_position`` the columns where the mask was trained alone (spec 7.5).
+    """
+    model, layer, gone = streams.model, streams.layer, hard.complement()
+    whole = with_mask(model, layer, component, gone)
+    silent = with_mask(model, layer, component, gone, biases=True)
     for name in streams.parts:
         if name == "train":
             continue
+        here = streams.differences_here(name, component, gone)
         yield _scored(streams.differences(name, whole), component, layer, "circuit", name, 0, outside=None)
+        yield _scored(streams.differences(name, silent), component, layer, "activations", name, 0, outside=None)
+        yield _scored(here, component, layer, "read_position", name, 0, outside=None)
         draws = stream(seed, "random", layer, component, name)
         rng = torch.Generator().manual_seed(int(draws.integers(2**62)))
         for draw in range(RANDOM_DRAWS):
