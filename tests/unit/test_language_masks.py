@@ -20,7 +20,7 @@ from recircuit.experiments.circuit_probing.language import (
     with_mask,
 )
 from recircuit.methods.masks import Mask, Recipe
-from unit.test_masks import scaled
+from unit.test_masks import READERS, WRITERS, scaled
 
 LAYERS, COMPONENTS = range(3), ("attn", "mlp")
 WIDTHS = {"attn": (96, 32), "mlp": (128, 32)}
@@ -142,10 +142,10 @@ def test_ablations_are_those_of_zeroed_columns(slow, model, table, parts, compon
     original = language.random_mask
     monkeypatch.setattr(language, "random_mask", recorded)
     found = list(ablations(streams, component, circuit, 0))
-    assert [row["part"] for row in found] == [name for name in parts if name != "train" for _ in range(6)]
-    assert [row["condition"] for row in found] == ["circuit", *["random"] * 5] * 2
+    assert [row["part"] for row in found] == [name for name in parts if name != "train" for _ in range(8)]
+    assert [row["condition"] for row in found] == ["circuit", "activations", "read_position", *["random"] * 5] * 2
     draws = iter(drawn)
-    for row in found:
+    for row in (row for row in found if row["condition"] in ("circuit", "random")):
         gone = circuit if row["condition"] == "circuit" else next(draws)[0]
         left = Mask(*(1 - part for part in gone))
         _, expected = plain(slow, rows_of(table, row["part"]), layer, component, left)
@@ -156,6 +156,53 @@ def test_ablations_are_those_of_zeroed_columns(slow, model, table, parts, compon
     sizes = [[int(part.sum()) for part in mask] for mask, _ in drawn]
     assert sizes == [[int(part.sum()) for part in circuit]] * 10
     assert len({tuple(mask.first.tolist()) for mask, _ in drawn}) == 10  # redrawn for each draw and part
+
+
+@torch.no_grad()
+def hooked(slow, rows, layer, component, mask, how):
+    """Run every sentence alone, with activations changed by hooks as ``how`` says; return right minus wrong logits."""
+    block, found = slow.transformer.h[layer], []
+    reader, writer = block.get_submodule(READERS[component]), block.get_submodule(WRITERS[component])
+
+    def gate(linear, out, values):
+        if how == "activations":
+            return out * values
+        out = out.clone()
+        out[:, -1] = linear.bias + values * (out[:, -1] - linear.bias)
+        return out
+
+    late = component == "mlp" and how == "activations"  # neurons are what the non-linearity gives
+    first = block.mlp.act if late else reader
+    handles = [
+        first.register_forward_hook(lambda _, args, out: gate(reader, out, mask.first)),
+        writer.register_forward_hook(lambda _, args, out: gate(writer, out, mask.second)),
+    ]
+    try:
+        for row in rows.itertuples():
+            logits = slow(torch.tensor([row.tokens])).logits[0, -1]
+            found.append(logits[row.right] - logits[row.wrong])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_other_ways_of_ablation_are_those_of_hooks(slow, model, table, parts, component, layer):
+    streams, circuit = Streams(model, parts), hard(component)
+    for _ in range(layer):
+        streams.up()
+    rows = {row["condition"]: row for row in ablations(streams, component, circuit, 0) if row["part"] == "gen"}
+    told = set()
+    for how in ("activations", "read_position"):
+        expected = hooked(slow, rows_of(table, "gen"), layer, component, circuit.complement(), how)
+        assert rows[how]["mean_logit_diff"] == pytest.approx(float(expected.mean()), abs=1e-10)
+        assert rows[how]["accuracy"] == float((expected > 0).double().mean())
+        told.add(round(rows[how]["mean_logit_diff"], 8))
+    same = layer == LAYERS[-1] and component == "mlp"  # nothing after it reads the positions before
+    assert (rows["circuit"]["mean_logit_diff"] == pytest.approx(rows["read_position"]["mean_logit_diff"], abs=1e-9)) is same
+    assert len(told) == 2
 
 
 @pytest.fixture(scope="module")
