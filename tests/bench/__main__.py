@@ -18,6 +18,7 @@ from transformers import GPT2LMHeadModel
 import oracle
 from bench.edges import bench_edges
 from bench.generation import bench_generation
+from bench.probing import bench_probing
 from bench.timing import cpu, matmul_rate
 from bench.years import bench_years
 from recircuit.core.families import load
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("cache/models"))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    bench_probing()
     n, pocket, llama = options.prompts, options.models / "pocket", options.models / "pocket-llama"
     if (pocket / "model.safetensors").is_file() and (llama / "model.safetensors").is_file():
         slow = GPT2LMHeadModel.from_pretrained(pocket, local_files_only=True).eval()
