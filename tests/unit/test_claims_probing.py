@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from recircuit.core.errors import UserError
 from recircuit.study.scorecard import read_claims, score
 from recircuit.study.scorecard_page import claim_files
 from recircuit.study.tables import read_table, schema, write_table
@@ -51,6 +52,13 @@ PUBLISHED = {
     "E4-F1-abl": (436, "d97f89a3f31e6c4b"),
     "E4-F3-knn": (216, "44c1b66169622305"),
     "E4-F3-abl": (218, "56222fcbc05d62d5"),
+    "E3-F2": (16, "42c39a8692d402f3"),
+    "E3-F3": (8, "f3a46f2377780b96"),
+    "E3-F4": (16, "54fc0bf346fba9df"),
+    "E3-S1": (8, "3fb158ac850c06ca"),
+    "E3-F5": (16, "3674711abf6b2b5c"),
+    "E3-F9": (16, "cc44557b52d8b8f7"),
+    "E3-F8": (16, "90db79aa9b64f816"),
 }
 TRAINED = {"Disambiguation": "disambiguation-10000", "Shared_Nodes": "shared_nodes-10000", "Grokking": "grokking-20000"}
 ROWS = {"Disambiguation": "disambiguation", "Shared_Nodes": "shared_nodes", "Grokking": "grokking"}
@@ -137,13 +145,16 @@ def arithmetic(quantity, source):
         vanilla = {"variable": "", "component": "", "condition": "vanilla", "matrices": "", "eval_task": task}
         return "cp_ablations", model, keys | vanilla, "accuracy"
     what, site = re.fullmatch(r"(.*?),? var=\w+ (?:at |component=|location=)(\w+)", quantity).groups()
-    folder = source.split("/")[-2]
+    folder, tabulated = source.split("/")[-2], "every checkpoint" in source
+    if tabulated:
+        what, epoch = re.fullmatch(r"(.*) at epoch (\d+)", what).groups()
+        keys["epoch"], folder = int(epoch), re.search(r"var=(\w+)", quantity)[1]
     variable = EXCHANGED.get(folder.rpartition("_")[0]) or (folder.rpartition("_")[0] if "/DAS/" in source else folder)
     keys |= {"variable": "other" if variable == "aux" else variable, "component": COMPONENT[site]}
     if what in RUNS:
         return "cp_runs", model, keys, RUNS[what]
     if what == "boundless DAS final test IIA":
-        assert folder.endswith(site)
+        assert tabulated or folder.endswith(site)
         return "cp_alignments", model, keys | {"step": 5000}, "iia"
     if "ablating" in what:
         matrix = re.search(r"(c_\w+) only", what)
@@ -153,7 +164,7 @@ def arithmetic(quantity, source):
         keys |= {"split": "test", "method": "leace", "eval_task": 3 - task if "diff_" in what else task}
         return "cp_amnesic", model, keys, ERASED[re.fullmatch(r"amnesic (?:same_|diff_)?test_(\w+)", what)[1]]
     kind = re.search(r"(nonlinear|linear)", what)[1]
-    assert f"/{kind.capitalize()}/" in source
+    assert f"/{kind.capitalize()}/" in source or tabulated
     if what.startswith("counterfactual"):
         return "cp_embeddings", model, keys | {"kind": kind}, EMBEDDINGS[what.removeprefix("counterfactual_").split(",")[0]]
     assert what == f"{kind} probe test acc"
@@ -334,7 +345,7 @@ def test_every_published_number_has_its_claim(claims):
         ]
         found[item] = len(part), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     assert found == PUBLISHED and list(found) == list(PUBLISHED)
-    assert len(claims) == 2818
+    assert len(claims) == 2914
 
 
 def test_the_file(claims):
@@ -382,5 +393,18 @@ def test_models_trained_for_other_epochs_judge_nothing(claims, tmp_path):
         other = re.sub(r"-\d+$", "-600", model)
         short[other, name] = table.assign(model=other)
     verdicts = score(claims, short).set_index("id")["verdict"]
-    assert verdicts.value_counts().to_dict() == {"not run": 559, "match": 10}
+    assert verdicts.value_counts().to_dict() == {"not run": 655, "match": 10}
     assert verdicts.index[verdicts == "match"].str.contains(r"-n-(?:train|test)$").all()
+
+
+def test_an_accuracy_that_is_never_reached_is_off(claims, tmp_path):
+    """A curve without high values is an answer; no curve at all is a mistake."""
+    firsts = claims[claims["aggregate"] == "min"]
+    tables = tables_of(firsts, planted(firsts, beyond=False), tmp_path)
+    low = {key: table.assign(value=table["value"].clip(upper=0.4)) for key, table in tables.items()}
+    card = score(firsts, low)
+    assert len(card) == 7 and set(card["verdict"]) == {"off"} and set(card["ours"]) == {"never"}
+    assert card["note"].str.endswith("never reached").all() and card["ours_value"].isna().all()
+    other = {key: table.assign(series="another") for key, table in low.items()}
+    with pytest.raises(UserError, match="finds no row"):
+        score(firsts, other)

@@ -21,6 +21,8 @@ SCORECARD_COLUMNS = (
 COMPARE = ("number", "set", "none")
 VERDICTS = ("match", "off", "not run", "not judged")
 ABSENT = "absent"
+NEVER = "never"
+THRESHOLD = " and value >="
 # Where the part of a filter ends that names an experiment and the part begins that names a component of it.
 COMPONENT = " and layer =="
 # Decimal texts are not exact in binary: a difference of exactly one tolerance must still match.
@@ -217,7 +219,7 @@ def _judge(claim: Claim, tables: Tables) -> dict[str, Any]:
 
 
 def _measure(claim: Claim, table: pd.DataFrame) -> float | str:
-    """Return our value of the claim: a number, a set as text, or ``ABSENT``; UserError when the query does not say."""
+    """Return our value: a number, a set as text, ``ABSENT`` or ``NEVER``; UserError when the query does not say."""
     where = f"claim '{claim['id']}': the query \"{claim['filter']}\" on table '{claim['table']}' of '{claim['model']}'"
     try:
         rows = table.query(claim["filter"], engine="python")
@@ -226,6 +228,11 @@ def _measure(claim: Claim, table: pd.DataFrame) -> float | str:
             experiment = claim["filter"].partition(COMPONENT)[0]
             if not table.query(experiment, engine="python").empty:
                 return ABSENT
+        if rows.empty and claim["aggregate"] == "min":
+            # Never is an answer where there are values, none of which is high enough.
+            series = claim["filter"].partition(THRESHOLD)[0]
+            if series != claim["filter"] and not table.query(series, engine="python").empty:
+                return NEVER
         if rows.empty and claim["aggregate"] in ("count", "set"):
             # A circuit without an MLP (or a head) is an answer too: none of them.
             circuit = claim["filter"].partition(" and component ==")[0]
@@ -245,8 +252,8 @@ def _measure(claim: Claim, table: pd.DataFrame) -> float | str:
 
 def _agrees(claim: Claim, row: Mapping[str, Any]) -> tuple[bool, str]:
     """Return whether ours agrees with the published value, and a remark for the note (empty when there is none)."""
-    if row["ours"] == ABSENT:
-        return False, "not in our circuit"
+    if row["ours"] in (ABSENT, NEVER):
+        return False, "not in our circuit" if row["ours"] == ABSENT else "never reached"
     if claim["compare"] == "set":
         published, ours = claim["value"].split(), row["ours"].split()
         missing = [node for node in published if node not in ours]
