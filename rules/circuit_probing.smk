@@ -1,10 +1,6 @@
 # Circuit probing (Lepori et al., arXiv 2311.04354), Exp. 1 to 3: one-layer models of arithmetic, trained here.
 
 
-ARITHMETIC_TABLES = inventory.arithmetic_tables(config)
-ARITHMETIC_TARGETS = [path for item, _, path in inventory.targets(config) if item.paper == "circuit_probing" and item.only]
-
-
 wildcard_constraints:
     experiment=either(ARITHMETIC),
 

@@ -44,7 +44,8 @@ HUB, TRAINED, LOCAL = (
     for source in ("hub", "trained", "local")
 )
 LLAMA = config["sequence_continuation"]["llama_models"]
-ARITHMETIC = inventory.ARITHMETIC
+ARITHMETIC, ARITHMETIC_TABLES = inventory.ARITHMETIC, inventory.arithmetic_tables(config)
+ARITHMETIC_TARGETS = [path for item, _, path in inventory.targets(config) if item.paper == "circuit_probing" and item.only]
 
 
 def either(names):
