@@ -123,7 +123,7 @@ rule cp_fit_probes:
         mem_mb=2000,
         runtime=checkpoints(3),
     params:
-        spec=spec("circuit_probing/cp_fit_probes.py", "seed"),
+        spec=spec("circuit_probing/cp_fit_probes.py", "seed", "circuit_probing.probe_epochs"),
     script:
         "../workflow_scripts/circuit_probing/cp_fit_probes.py"
 
@@ -147,7 +147,7 @@ rule cp_fit_embeddings:
         mem_mb=2000,
         runtime=checkpoints(5),
     params:
-        spec=spec("circuit_probing/cp_fit_embeddings.py", "seed"),
+        spec=spec("circuit_probing/cp_fit_embeddings.py", "seed", "circuit_probing.probe_epochs"),
     script:
         "../workflow_scripts/circuit_probing/cp_fit_embeddings.py"
 

@@ -6,7 +6,7 @@ from recircuit.study.job import run
 
 
 def main(job) -> None:
-    table = embed_streams(open_runs(job), job.spec["seed"], job.log)
+    table = embed_streams(open_runs(job), job.spec["seed"], job.spec["probe_epochs"], job.log)
     job.write("cp_embeddings", named(job, table))
 
 

@@ -6,7 +6,7 @@ from recircuit.study.job import run
 
 
 def main(job) -> None:
-    table = probe_streams(open_runs(job), job.spec["seed"], job.log)
+    table = probe_streams(open_runs(job), job.spec["seed"], job.spec["probe_epochs"], job.log)
     job.write("cp_probes", named(job, table))
 
 

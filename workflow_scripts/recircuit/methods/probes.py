@@ -31,12 +31,14 @@ def fresh_probe(kind: Kind, width: int, classes: int, seed: int) -> nn.Sequentia
         return nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes))
 
 
-def fit_probe(kind: Kind, x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], classes: int, seed: int) -> nn.Sequential:
+def fit_probe(
+    kind: Kind, x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], classes: int, seed: int, epochs: int = EPOCHS
+) -> nn.Sequential:
     """Train a probe with AdamW on shuffled batches of 500; rows beyond the last whole batch of a pass are left out."""
     probe = fresh_probe(kind, x.shape[1], classes, seed).to(device=x.device, dtype=x.dtype)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
     order = LoaderOrder(seed)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for rows in batches(order.shuffled(len(x)).to(x.device), BATCH):
             optimizer.zero_grad()
             F.cross_entropy(probe(x[rows]), labels[rows]).backward()

@@ -11,8 +11,9 @@ from recircuit.study.resume import read_checkpoints
 
 GROKKING = {*range(100, 1000, 100), *range(1000, 10000, 1000), 10000, 12500, 15000, 17500, 20000}
 PUBLISHED = {"disambiguation": {10000}, "shared_nodes": {10000}, "shared_nodes_independent": {10000}, "grokking": GROKKING}
-RECIPES = {  # choices of the configuration that the paper made too (spec 1.2, 3.1, 3.7)
+RECIPES = {  # choices of the configuration that the paper made too (spec 1.2, 3.1, 3.4, 3.7)
     "mask_epochs": 90,
+    "probe_epochs": 100,
     "alignment_epochs": 250,
     "transfer": {"a2": {"epochs": 50, "evaluate_every": 1}, "a_plus_b": {"epochs": 450, "evaluate_every": 1}},
 }

@@ -13,12 +13,12 @@ from recircuit.tasks.arithmetic import P
 KINDS = ("linear", "nonlinear")
 
 
-def probe_streams(runs: Iterable[Run], seed: int, log: Callable[[str], None]) -> pd.DataFrame:
-    """Return the table ``cp_probes``, for every task, variable, component and kind of probe."""
+def probe_streams(runs: Iterable[Run], seed: int, epochs: int, log: Callable[[str], None]) -> pd.DataFrame:
+    """Return the table ``cp_probes``, for every task, variable, component and kind of probe, each trained for ``epochs``."""
     rows = []
     for run in runs:
         for facts in grid(run):
-            probe, x, y = _fitted(run, facts, seed)
+            probe, x, y = _fitted(run, facts, seed, epochs)
             row = {}
             for split in x:
                 row[f"{split}_loss"], row[f"{split}_acc"] = probe_score(probe, x[split], y[split])
@@ -27,14 +27,14 @@ def probe_streams(runs: Iterable[Run], seed: int, log: Callable[[str], None]) ->
     return pd.DataFrame(rows)
 
 
-def embed_streams(runs: Iterable[Run], seed: int, log: Callable[[str], None]) -> pd.DataFrame:
+def embed_streams(runs: Iterable[Run], seed: int, epochs: int, log: Callable[[str], None]) -> pd.DataFrame:
     """Return the table ``cp_embeddings``: what the model does with streams that a probe reads as another value."""
     rows = []
     for run in runs:
         for facts in grid(run):
             part = run.parts[facts["task"], "test"]
             if facts["variable"] in part.cf_answers:
-                probe, x, _ = _fitted(run, facts, seed)
+                probe, x, _ = _fitted(run, facts, seed, epochs)
                 rows.append(facts | embed(run, facts["component"], probe, x["test"], part, facts["variable"]))
         log(f"seed {run.seed} epoch {run.epoch}: counterfactual embeddings are found")
     return pd.DataFrame(rows)
@@ -47,11 +47,11 @@ def grid(run: Run) -> Iterator[dict]:
             yield {**run.facts, "task": task, "variable": variable, "component": component, "kind": kind}
 
 
-def _fitted(run: Run, facts: dict, seed: int) -> tuple[torch.nn.Module, dict, dict]:
+def _fitted(run: Run, facts: dict, seed: int, epochs: int) -> tuple[torch.nn.Module, dict, dict]:
     task, component = facts["task"], facts["component"]
     x = {split: run.stream(task, split, component) for split in ("train", "test")}
     y = {split: run.parts[task, split].values[facts["variable"]] for split in x}
-    return fit_probe(facts["kind"], x["train"], y["train"], P, seed), x, y
+    return fit_probe(facts["kind"], x["train"], y["train"], P, seed, epochs), x, y
 
 
 @torch.no_grad()
