@@ -49,6 +49,27 @@ def test_erasure_is_the_packages(shape, strength):
     assert (found(x) - x).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.3, 0.02])
+def test_small_activations_in_float32_are_erased_as_by_the_package(scale):
+    """The package's epsilon is of the fourth order in the scale: nothing for the largest, everything for the smallest."""
+    x, z = data(*SHAPES[0])
+    x = (scale * x / x.std()).float()
+    found, expected, exact = (
+        eraser(x) for eraser in (published_leace(x, z), package(x, z), published_leace(x, z, epsilon=False))
+    )
+    assert (found - expected).abs().max() < 1e-4 * scale
+    assert bool((exact - expected).abs().max() > 0.05 * scale) is (scale == 0.02)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-5])
+def test_small_activations_in_float64_too(scale):
+    x, z = data(400, 12, 5)
+    x = scale * x / x.std()
+    assert (published_leace(x, z)(x) - package(x, z)(x)).abs().max() < 1e-10 * scale
+    meant = published_leace(x / scale, z, epsilon=False)(x / scale) * scale
+    assert (published_leace(x, z, epsilon=False)(x) - meant).abs().max() < 1e-10 * scale
+
+
 def test_integer_labels_of_a_variable_are_taken_as_they_come():
     x, z = data(400, 12, 5)
     assert z.dtype == torch.int64 and x.dtype == torch.float64
@@ -62,6 +83,10 @@ def test_integer_labels_of_a_variable_are_taken_as_they_come():
 def test_the_covariance_is_shrunk_as_in_the_package(n):
     x = data(n, 12, 5)[0]
     covariance = (x - x.mean(0)).T @ (x - x.mean(0)) / n
+    eps = torch.finfo(torch.float64).eps
+    for size in (1.0, 1e-5):
+        tiny = size * covariance
+        assert (shrunk(tiny, n, eps) - optimal_linear_shrinkage(tiny, n)).abs().max() < 1e-12 * size
     assert (shrunk(covariance, n) - optimal_linear_shrinkage(covariance, n)).abs().max() < 1e-10
     assert (shrunk(covariance, n) - covariance).abs().max() > 1e-2
 
@@ -103,7 +128,7 @@ def test_where_the_variance_would_grow_it_stays_as_it_was(seed, monkeypatch):
     longer = torch.linalg.svd(oblique)[2][0]  # the direction that grows most
     other = 10 * torch.outer(longer, longer) + 0.1 * torch.eye(6)
     answers = iter([own, other])
-    monkeypatch.setattr(erasure, "shrunk", lambda covariance, n: next(answers))
+    monkeypatch.setattr(erasure, "shrunk", lambda covariance, n, epsilon: next(answers))
     found = matrix(published_leace(x, z))
 
     def wider(share):

@@ -47,34 +47,38 @@ def leace(x: Float[Tensor, "n d"], z: Float[Tensor, "n c"], relative: float = RE
     return Eraser(mean, whiten @ u, u.T @ unwhiten)
 
 
-def shrunk(covariance: Float[Tensor, "d d"], n: int) -> Float[Tensor, "d d"]:
+def shrunk(covariance: Float[Tensor, "d d"], n: int, epsilon: float = 0.0) -> Float[Tensor, "d d"]:
     """Return the optimal linear shrinkage of a covariance estimated from ``n`` rows (Bodnar, Gupta and Parolya 2014, eq. 2.8).
 
     alpha S + beta I, beta = (1 - alpha) tr(S) / d, and alpha = 1 - tr(S)^2 t / n / (|S|^2 t - t^2) with t = tr(S)^2 / d.
+    ``epsilon`` is added to numerator and denominator, both products of four covariances, as concept-erasure does.
     """
     d, trace, norm = len(covariance), covariance.trace(), (covariance**2).sum()
     target = trace**2 / d
-    alpha = 1 - trace**2 * target / n / (norm * target - target**2)
+    alpha = 1 - (trace**2 * target / n + epsilon) / (norm * target - target**2 + epsilon)
     return alpha * covariance + (1 - alpha) * trace / d * torch.eye(d, dtype=covariance.dtype, device=covariance.device)
 
 
-def published_leace(x: Float[Tensor, "n d"], z: Float[Tensor, "n c"], cut: float = 0.01) -> Eraser:
+def published_leace(x: Float[Tensor, "n d"], z: Float[Tensor, "n c"], cut: float = 0.01, *, epsilon: bool = True) -> Eraser:
     """Fit LEACE as the concept-erasure package does by default, in the type of ``x`` (circuit probing, spec 3.6).
 
     The covariance is shrunk, directions of W Cov(x, z) with singular values up to ``cut`` stay, and where erasing would raise
-    the variance it is mixed with the orthogonal projector until it does not.
+    the variance it is mixed with the orthogonal projector until it does not. The package adds the machine epsilon to terms of
+    the fourth order in the covariance: in float32, activations much smaller than 1 are then whitened by a multiple of the
+    identity, so that the erasure is that of no covariance at all. Without ``epsilon`` it is the one that was meant.
     """
+    tiny = torch.finfo(x.dtype).eps if epsilon else 0.0
     mean, n = x.mean(0), len(x)
     centred, labels = x - mean, z.to(x) - z.to(x).mean(0)
     raw = centred.T @ centred / n
-    values, vectors = torch.linalg.eigh(shrunk(raw, n))
+    values, vectors = torch.linalg.eigh(shrunk(raw, n, tiny))
     kept = values > values.max() * len(values) * torch.finfo(x.dtype).eps
     root = torch.where(kept, values.clamp(min=0), torch.zeros_like(values)).sqrt()
     inverse = torch.where(kept, 1 / root, torch.zeros_like(root))
     whiten, unwhiten = (vectors * inverse) @ vectors.T, (vectors * root) @ vectors.T
     u, s, _ = torch.linalg.svd(whiten @ (centred.T @ labels / (n - 1)), full_matrices=False)
     u = u[:, s > cut]
-    return _no_wider(Eraser(mean, whiten @ u, u.T @ unwhiten), u, shrunk(raw, n))
+    return _no_wider(Eraser(mean, whiten @ u, u.T @ unwhiten), u, shrunk(raw, n, tiny))
 
 
 def _no_wider(eraser: Eraser, u: Float[Tensor, "d k"], covariance: Float[Tensor, "d d"]) -> Eraser:

@@ -17,8 +17,9 @@ from recircuit.tasks.arithmetic import P
 def erase_all(runs: Iterable[Run], seed: int, log: Callable[[str], None], *, splits: tuple[str, ...]) -> pd.DataFrame:
     """Return the table ``cp_amnesic``: per task, variable, component and split, accuracies before and after erasure.
 
-    The eraser is fitted on the rows that it then erases, as published, and is also applied to the other tasks' rows. Beside
-    LEACE stands the removal of as many random directions.
+    The eraser is fitted on the rows that it then erases, as published, and is also applied to the other tasks' rows.
+    ``leace`` is the package's, with its epsilon in float32, as published; ``leace_exact`` is without, in float64. Beside the
+    former stands the removal of as many random directions.
     """
     rows = []
     for run in runs:
@@ -35,20 +36,20 @@ def erase_all(runs: Iterable[Run], seed: int, log: Callable[[str], None], *, spl
 def _erased(run: Run, facts: dict, split: str, seed: int) -> Iterator[dict]:
     task, component = facts["task"], facts["component"]
     x, y = run.stream(task, split, component), run.parts[task, split].values[facts["variable"]]
-    eraser = published_leace(x, F.one_hot(y, P))
+    eraser, exact = published_leace(x, F.one_hot(y, P)), published_leace(x.double(), F.one_hot(y, P), epsilon=False)
     rank = eraser.left.shape[0]
     control = random_directions(
         x, rank, torch.Generator().manual_seed(int(stream(seed, *facts.values(), split).integers(2**62)))
     )
     before = probe_score(fit_whole(x, y, P, seed), x, y).accuracy
-    for method, how in (("leace", eraser), ("random", control)):
+    for method, how in (("leace", eraser), ("leace_exact", exact), ("random", control)):
         erased = how(x)
-        after = probe_score(fit_whole(erased, y, P, seed), erased, y).accuracy if method == "leace" else None
+        after = None if method == "random" else probe_score(fit_whole(erased, y, P, seed), erased, y).accuracy
         for other in run.tasks:
             kept = accuracy_from(run, other, split, component, how(run.stream(other, split, component)))
             yield {
                 "method": method, "eval_task": other, "probe_before": before, "probe_after": after, "accuracy": kept,
-                "rank": rank, "n": len(x),
+                "rank": how.left.shape[0], "n": len(x),
             }  # fmt: skip
 
 

@@ -65,7 +65,8 @@ def amnesic(tables: Frames) -> Columns:
     }
     if (~own).any():
         columns["model after,\nother task"] = _mean(table[leace & ~own], "accuracy")
-    columns["model without as many\nrandom directions"] = _mean(table[~leace & own], "accuracy")
+    columns["model after\nLEACE in float64"] = _mean(table[(table["method"] == "leace_exact") & own], "accuracy")
+    columns["model without as many\nrandom directions"] = _mean(table[(table["method"] == "random") & own], "accuracy")
     columns["directions\nerased"] = _mean(table[leace & own], "rank")
     return columns
 
