@@ -66,7 +66,16 @@ def again(study, tmp_path_factory):
 def test_two_studies_are_the_same_byte_by_byte(study, again):
     one, two = results(study), results(again)
     assert set(made(study)) == set(made(again))
-    assert {path.suffix for path in one.values()} == {".parquet", ".safetensors", ".json", ".png", ".pdf", ".html"}
+    assert {path.suffix for path in one.values()} == {
+        ".parquet",
+        ".safetensors",
+        ".json",
+        ".png",
+        ".pdf",
+        ".gif",
+        ".csv",
+        ".html",
+    }
     assert [name for name in sorted(one) if one[name].read_bytes() != two[name].read_bytes()] == []
 
 

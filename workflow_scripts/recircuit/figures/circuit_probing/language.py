@@ -57,7 +57,7 @@ def _zoom(axes: Axes, table: pd.DataFrame, parts: list[str], component: str) -> 
     grouped_bars(axes, [PARTS[part].replace(", ", "\n") for part in parts], bars, errors)
     lowest = min(values.min() for values in bars.values())
     axes.set(ylim=(min(0.5, lowest - 0.05), 1.02), ylabel="accuracy")
-    axes.set_title(f"{component}: the circuit that matters most", fontsize=10)
+    axes.set_title(f"{component}: the circuit whose ablation costs most", fontsize=10)
 
 
 def _readouts(axes: Axes, runs: pd.DataFrame, order: list[str]) -> None:

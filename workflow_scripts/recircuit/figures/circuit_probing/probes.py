@@ -115,11 +115,11 @@ def frames(table: pd.DataFrame, title: str) -> Figure:
     runs = list(table.groupby(["task", "variable", "component"], sort=True))
     epochs = sorted(table["frame"].unique())
     figure, panels = plt.subplots(len(runs), len(epochs), figsize=(1.5 * len(epochs), 1.62 * len(runs) + 0.5), squeeze=False)
+    for axes, frame in zip(panels[0], epochs, strict=True):
+        axes.set_title(frame_name(frame), fontsize=8)
     for (key, rows), line_of in zip(runs, panels, strict=True):
         for frame, axes in zip(epochs, line_of, strict=True):
             scatter(axes, rows[rows["frame"] == frame])
-            if line_of is panels[0]:
-                axes.set_title(frame_name(frame), fontsize=8)
         line_of[0].set_ylabel(run_name(*key), fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure
