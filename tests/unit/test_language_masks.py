@@ -20,7 +20,7 @@ from recircuit.experiments.circuit_probing.language import (
     with_mask,
 )
 from recircuit.methods.masks import Mask, Recipe
-from unit.test_masks import READERS, WRITERS, scaled
+from unit.test_masks import gated, scaled
 
 LAYERS, COMPONENTS = range(3), ("attn", "mlp")
 WIDTHS = {"attn": (96, 32), "mlp": (128, 32)}
@@ -160,30 +160,12 @@ def test_ablations_are_those_of_zeroed_columns(slow, model, table, parts, compon
 
 @torch.no_grad()
 def hooked(slow, rows, layer, component, mask, how):
-    """Run every sentence alone, with activations changed by hooks as ``how`` says; return right minus wrong logits."""
-    block, found = slow.transformer.h[layer], []
-    reader, writer = block.get_submodule(READERS[component]), block.get_submodule(WRITERS[component])
-
-    def gate(linear, out, values):
-        if how == "activations":
-            return out * values
-        out = out.clone()
-        out[:, -1] = linear.bias + values * (out[:, -1] - linear.bias)
-        return out
-
-    late = component == "mlp" and how == "activations"  # neurons are what the non-linearity gives
-    first = block.mlp.act if late else reader
-    handles = [
-        first.register_forward_hook(lambda _, args, out: gate(reader, out, mask.first)),
-        writer.register_forward_hook(lambda _, args, out: gate(writer, out, mask.second)),
-    ]
-    try:
+    """Run every sentence alone, with activations gated by hooks as ``how`` says; return right minus wrong logits."""
+    found = []
+    with gated(slow.transformer.h[layer], component, mask, how):
         for row in rows.itertuples():
             logits = slow(torch.tensor([row.tokens])).logits[0, -1]
             found.append(logits[row.right] - logits[row.wrong])
-    finally:
-        for handle in handles:
-            handle.remove()
     return torch.stack(found)
 
 

@@ -1,5 +1,6 @@
 """Masks of circuit probing against transformers' models with scaled columns, autograd and a real DataLoader, in float64."""
 
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -86,9 +87,10 @@ def test_gated_updates_are_those_of_scaled_columns(component, shape):
         assert (block.update(chosen, mask) - expected[chosen]).abs().max() < 1e-10
 
 
-def hooked(theirs, component, mask, tokens, how):
-    """Return (update, logits) of the last position with activations changed by hooks, as ``how`` says."""
-    block, found = theirs.transformer.h[0], []
+@contextmanager
+def gated(block, component, mask, how):
+    """Gate the activations of a block of transformers' by hooks, as ``how`` says; the list has what it writes."""
+    found = []
     reader, writer = block.get_submodule(READERS[component]), block.get_submodule(WRITERS[component])
 
     def gate(linear, out, values):
@@ -103,14 +105,16 @@ def hooked(theirs, component, mask, tokens, how):
         return found[-1]
 
     late = component == "mlp" and how == "activations"  # neurons are what the non-linearity gives
-    first = (block.mlp.act if late else reader).register_forward_hook(lambda _, args, out: gate(reader, out, mask.first))
-    second = writer.register_forward_hook(keep)
+    first = block.mlp.act if late else reader
+    handles = [
+        first.register_forward_hook(lambda _, args, out: gate(reader, out, mask.first)),
+        writer.register_forward_hook(keep),
+    ]
     try:
-        with torch.no_grad():
-            logits = theirs(tokens).logits
+        yield found
     finally:
-        first.remove(), second.remove()
-    return found[0][:, -1], logits[:, -1]
+        for handle in handles:
+            handle.remove()
 
 
 @by_component
@@ -119,7 +123,9 @@ def test_other_ways_of_ablation_are_those_of_hooks(component, how):
     theirs, rows = random_model(116, 5), random_rows(40, 5)
     run, hard = run_of(theirs, rows), hard_mask(component)
     block, gone = run.block(0, "test", component), hard.complement()
-    expected, logits = hooked(theirs, component, gone, rows, how)
+    with torch.no_grad(), gated(theirs.transformer.h[0], component, gone, how) as found:
+        logits = theirs(rows).logits[:, -1]
+    expected = found[0][:, -1]
     update = block.update_without_biases if how == "activations" else block.update_here
     assert (update(slice(None), gone) - expected).abs().max() < 1e-10
     assert (update(slice(3, 9), gone) - expected[3:9]).abs().max() < 1e-10
