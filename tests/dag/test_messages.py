@@ -102,8 +102,8 @@ def test_a_figure_that_no_rule_makes_is_told(project):
 def test_one_figure_is_a_target(project):
     found = planned(project, FIGURE.format("pocket"))
     assert found == Counter(
-        train_model=1, seq_make_prompts=1, gt_make_prompts=1, certify_model=1, seq_run_baseline=1, seq_run_means=1,
-        seq_prune_nodes=3, seq_run_circuits=1, seq_run_single_ablations=1, seq_plot_head_drops=1,
+        train_model=1, seq_make_prompts=1, gt_make_prompts=1, cp_make_sentences=1, certify_model=1, seq_run_baseline=1,
+        seq_run_means=1, seq_prune_nodes=3, seq_run_circuits=1, seq_run_single_ablations=1, seq_plot_head_drops=1,
     )  # fmt: skip
     assert found["all"] == 0
     light = "figures/sequence_continuation/llama-2-7b-chat/tl3-circuit-overlap.png"
@@ -118,11 +118,11 @@ def test_a_figure_for_another_model_of_the_config_needs_no_other_choice(project)
 
 def test_the_whole_paper_can_be_planned_without_its_models(project):
     found = planned(project, "all", "--configfile", "configs/paper.yaml")
-    assert found["fetch_model"] == 2 and found["train_model"] == 0
+    assert found["fetch_model"] == 3 and found["train_model"] == 0
 
 
 def test_the_cluster_profile_can_be_planned(project):
-    paper = ("all", "--configfile", "configs/paper.yaml")
+    paper = ("all", "--configfile", "configs/paper.yaml", "--config", "device=cuda")
     done = must(snakemake(project, "-n", "--workflow-profile", "profiles/slurm", *paper))
     jobs = {job["rule"]: job for job in jobs_of(done.stdout)}
     assert set(jobs) == set(planned(project, *paper))
@@ -169,13 +169,19 @@ def test_trace_prints_the_tree_down_to_the_model(finished):
 
 def test_trace_explains_a_claim(finished):
     card = finished / "cache" / "report" / "scorecard.parquet"
-    judged = read_table(card, "scorecard").query("verdict != 'not run'")
-    row = judged.iloc[0]
+    judged = read_table(card, "scorecard").query("verdict != 'not run'").drop_duplicates("paper").set_index("paper")
+    rules_of = {"sequence_continuation": "seq_score_published_overlaps", "circuit_probing": "cp_make_arithmetic"}
+    assert set(judged.index) == set(rules_of)
+    for paper, rule in rules_of.items():
+        explained(finished, judged.loc[paper], rule)
+
+
+def explained(finished, row, rule):
     lines = must(snakemake(finished, "--cores", "1", "trace", "--config", f"item={row['id']}")).stdout.splitlines()
     numbers = f"published {row['published']}, ours {row['ours']}, {row['verdict']}"
     assert lines[0] == f"{row['id']}: {row['quantity']} ({row['model']}): {numbers}"
     assert lines[1].startswith("cache/report/scorecard.parquet")
-    assert any("rule seq_score_published_overlaps" in line for line in lines)
+    assert any(f"rule {rule}" in line for line in lines)
 
 
 def test_trace_of_a_changed_file_says_so(study, tmp_path):
