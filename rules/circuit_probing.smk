@@ -171,7 +171,7 @@ rule cp_fit_erasers:
         mem_mb=2000,
         runtime=checkpoints(1),
     params:
-        spec=spec("circuit_probing/cp_fit_erasers.py", "seed"),
+        spec=spec("circuit_probing/cp_fit_erasers.py", "seed", "circuit_probing.probe_epochs"),
     script:
         "../workflow_scripts/circuit_probing/cp_fit_erasers.py"
 

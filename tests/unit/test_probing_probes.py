@@ -135,7 +135,7 @@ def test_embedded_rows_are_scored_by_the_model_that_goes_on_from_them():
     mid = run.stream(0, "test", "attn")
     assert (mid - streams["mid"]).abs().max() < 1e-12
     probe = fit_probe("linear", mid.repeat(10, 1), values.repeat(10), CLASSES, seed=0)
-    found = embed(run, "attn", probe, mid, part, "v")
+    found = embed(run, "attn", probe, mid, part, "v", 100)
     changed = [i for i in range(60) if cf_answers[i] != answers[i]]
     after = counterfactual_embeddings(probe, mid[changed], (values[changed] + 1) % CLASSES)
 

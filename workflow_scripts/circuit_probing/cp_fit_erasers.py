@@ -6,7 +6,7 @@ from recircuit.study.job import run
 
 
 def main(job) -> None:
-    table = erase_all(open_runs(job), job.spec["seed"], job.log, splits=("train", "test"))
+    table = erase_all(open_runs(job), job.spec["seed"], job.spec["probe_epochs"], job.log, splits=("train", "test"))
     job.write("cp_amnesic", named(job, table))
 
 

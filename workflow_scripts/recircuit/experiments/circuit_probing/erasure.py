@@ -14,12 +14,14 @@ from recircuit.methods.probes import fit_whole, probe_score
 from recircuit.tasks.arithmetic import P
 
 
-def erase_all(runs: Iterable[Run], seed: int, log: Callable[[str], None], *, splits: tuple[str, ...]) -> pd.DataFrame:
+def erase_all(
+    runs: Iterable[Run], seed: int, steps: int, log: Callable[[str], None], *, splits: tuple[str, ...]
+) -> pd.DataFrame:
     """Return the table ``cp_amnesic``: per task, variable, component and split, accuracies before and after erasure.
 
     The eraser is fitted on the rows that it then erases, as published, and is also applied to the other tasks' rows.
     ``leace`` is the package's, with its epsilon in float32, as published; ``leace_exact`` is without, in float64. Beside the
-    former stands the removal of as many random directions.
+    former stands the removal of as many random directions. ``steps`` is how long the probes before and after are trained.
     """
     rows = []
     for run in runs:
@@ -28,12 +30,12 @@ def erase_all(runs: Iterable[Run], seed: int, log: Callable[[str], None], *, spl
                 for variable in run.parts[task, "train"].values:
                     facts = {**run.facts, "task": task, "variable": variable, "component": component}
                     for split in splits:
-                        rows += [facts | {"split": split} | row for row in _erased(run, facts, split, seed)]
+                        rows += [facts | {"split": split} | row for row in _erased(run, facts, split, seed, steps)]
         log(f"seed {run.seed} epoch {run.epoch}: erased")
     return pd.DataFrame(rows)
 
 
-def _erased(run: Run, facts: dict, split: str, seed: int) -> Iterator[dict]:
+def _erased(run: Run, facts: dict, split: str, seed: int, steps: int) -> Iterator[dict]:
     task, component = facts["task"], facts["component"]
     x, y = run.stream(task, split, component), run.parts[task, split].values[facts["variable"]]
     eraser, exact = published_leace(x, F.one_hot(y, P)), published_leace(x.double(), F.one_hot(y, P), epsilon=False)
@@ -41,10 +43,10 @@ def _erased(run: Run, facts: dict, split: str, seed: int) -> Iterator[dict]:
     control = random_directions(
         x, rank, torch.Generator().manual_seed(int(stream(seed, *facts.values(), split).integers(2**62)))
     )
-    before = probe_score(fit_whole(x, y, P, seed), x, y).accuracy
+    before = probe_score(fit_whole(x, y, P, seed, steps), x, y).accuracy
     for method, how in (("leace", eraser), ("leace_exact", exact), ("random", control)):
         erased = how(x)
-        after = None if method == "random" else probe_score(fit_whole(erased, y, P, seed), erased, y).accuracy
+        after = None if method == "random" else probe_score(fit_whole(erased, y, P, seed, steps), erased, y).accuracy
         for other in run.tasks:
             kept = accuracy_from(run, other, split, component, how(run.stream(other, split, component)))
             yield {

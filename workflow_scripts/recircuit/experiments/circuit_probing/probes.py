@@ -28,14 +28,17 @@ def probe_streams(runs: Iterable[Run], seed: int, epochs: int, log: Callable[[st
 
 
 def embed_streams(runs: Iterable[Run], seed: int, epochs: int, log: Callable[[str], None]) -> pd.DataFrame:
-    """Return the table ``cp_embeddings``: what the model does with streams that a probe reads as another value."""
+    """Return the table ``cp_embeddings``: what the model does with streams that a probe reads as another value.
+
+    ``epochs`` is how long a probe is trained, and how many steps a stream then takes.
+    """
     rows = []
     for run in runs:
         for facts in grid(run):
             part = run.parts[facts["task"], "test"]
             if facts["variable"] in part.cf_answers:
                 probe, x, _ = _fitted(run, facts, seed, epochs)
-                rows.append(facts | embed(run, facts["component"], probe, x["test"], part, facts["variable"]))
+                rows.append(facts | embed(run, facts["component"], probe, x["test"], part, facts["variable"], epochs))
         log(f"seed {run.seed} epoch {run.epoch}: counterfactual embeddings are found")
     return pd.DataFrame(rows)
 
@@ -55,7 +58,7 @@ def _fitted(run: Run, facts: dict, seed: int, epochs: int) -> tuple[torch.nn.Mod
 
 
 @torch.no_grad()
-def embed(run: Run, component: str, probe: torch.nn.Module, x: torch.Tensor, part: Part, variable: str) -> dict:
+def embed(run: Run, component: str, probe: torch.nn.Module, x: torch.Tensor, part: Part, variable: str, steps: int) -> dict:
     """Move the streams so that the probe reads the partner's value, patch them in and see which answer the model gives.
 
     Only rows whose answer should change count. ``mean_logit_ratio`` is the mean of (logit of the counterfactual answer less
@@ -64,7 +67,7 @@ def embed(run: Run, component: str, probe: torch.nn.Module, x: torch.Tensor, par
     changed = (part.cf_answers[variable] != part.answers).nonzero().flatten()
     before, wanted = x[changed], part.cf_values[variable][changed]
     with torch.enable_grad():
-        after = counterfactual_embeddings(probe, before, wanted)
+        after = counterfactual_embeddings(probe, before, wanted, steps)
     answers = torch.stack([part.cf_answers[variable][changed], part.answers[changed]], 1)
     differences, given = [], None
     for stream in (before, after):
