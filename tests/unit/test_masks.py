@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
 from recircuit.experiments.circuit_probing.arithmetic import Part, Run, cached_attention
-from recircuit.experiments.circuit_probing.masks import MATRICES, ablations
+from recircuit.experiments.circuit_probing.masks import MATRICES, Pictures, ablations
 from recircuit.methods.masks import (
     CachedMlp,
     LoaderOrder,
@@ -367,3 +367,18 @@ def test_masks_of_attention_are_queries_keys_and_values_in_turn():
         theirs.transformer.h[0].attn.c_attn.weight[:, :128] = 0  # only the queries' bias is left
         expected = scaled(theirs, "attn", *ones, rows)[0][:, -1]
     assert (block.update(slice(None), uniform) - expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("epochs", "frames"), [(90, range(0, 90, 10)), (30, range(0, 27, 3)), (2, range(2)), (95, range(0, 90, 10))]
+)
+def test_nine_frames_are_kept_however_long_a_mask_is_trained(epochs, frames):
+    run = run_of(random_model(), random_rows(60))
+    block, labels = run.block(0, "test", "mlp"), torch.arange(60) % 7
+    pictures = Pictures(block, labels, 0, epochs)
+    for epoch in range(epochs):
+        pictures(epoch, soft_mask("mlp", epoch))
+    table = pictures.table()
+    assert list(table["frame"].unique()) == [-1, *frames]
+    assert (table.groupby("frame").size() == 35).all()  # seven classes, five rows of each
+    assert table.groupby("frame")[["pc1", "pc2"]].mean().abs().max().max() < 1e-9

@@ -24,7 +24,7 @@ from recircuit.methods.masks import (
 from recircuit.methods.neighbours import accuracy, prototype_rows
 
 MATRICES = {"attn": ("c_attn", "c_proj"), "mlp": ("c_fc", "c_proj")}
-FRAMES = range(0, 90, 10)  # epochs whose gates are drawn, beside the full model
+FRAMES = 9  # epochs whose gates are drawn, evenly spread from the first on, beside the full model
 CLASSES, PER_CLASS, DRAWS = 10, 5, 20
 
 
@@ -112,7 +112,7 @@ def probe(
     """Train one mask, append its rows to the tables and return the row of ``cp_runs``."""
     labels = {split: run.parts[task, split].values[variable] for split in blocks}
     facts = {**run.facts, "task": task, "variable": variable, "component": component}
-    pictures = Pictures(blocks["train"], labels["train"], seed) if pictured else None
+    pictures = Pictures(blocks["train"], labels["train"], seed, recipe.epochs) if pictured else None
     scores = train_mask(blocks["train"], labels["train"], recipe, seed, pictures)
     if pictures is not None:
         tables.frames.append(pictures.table().assign(**facts))
@@ -196,7 +196,8 @@ def replace_part(mask: Mask, other: Mask, i: int) -> Mask:
 class Pictures:
     """Principal components of updates while a mask is trained: ten classes, five rows of each (spec 7.17)."""
 
-    def __init__(self, block: Cached, labels: Tensor, seed: int) -> None:
+    def __init__(self, block: Cached, labels: Tensor, seed: int, epochs: int) -> None:
+        self.every = max(1, epochs // FRAMES)
         rng = stream(seed, "pictures")
         values = labels.cpu().numpy()
         self.classes = np.sort(rng.choice(np.unique(values), min(CLASSES, len(np.unique(values))), replace=False))
@@ -207,7 +208,7 @@ class Pictures:
 
     def __call__(self, epoch: int, gates: Mask) -> None:
         """Keep the frame of an epoch."""
-        if epoch in FRAMES:
+        if epoch % self.every == 0 and epoch < FRAMES * self.every:
             self.parts.append(self._frame(epoch, gates))
 
     @torch.inference_mode()
