@@ -7,7 +7,7 @@ neighbours on the block's residual update at the read position, and a price for 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recircuit.core.model import ACTIVATIONS
+from recircuit.methods.one_layer import mix
 
 EPSILON = 1e-5  # beside both sums of the loss, so that a row alone of its class costs a finite amount
 
@@ -79,10 +80,19 @@ class CachedAttention:
 
     def update_here(self, rows: Tensor | slice, mask: Mask) -> Float[Tensor, "n d"]:
         """Return the same with keys and values gated at the read position only, as if the columns were whole elsewhere."""
+        own = self._own(rows)[..., None]
+        q_gate, *others = mask.first.chunk(3)
+        return self._write(rows, (q_gate, *(torch.where(own, gate, torch.ones_like(gate)) for gate in others)), mask.second)
+
+    def update_without_biases(self, rows: Tensor | slice, mask: Mask) -> Float[Tensor, "n d"]:
+        """Return m2 (z W_O + b_O), z from activations that are gated with their biases."""
+        zeros, (b_q, b_k, b_v) = tuple(torch.zeros_like(bias) for bias in self.biases), self.biases
+        whole = replace(self, q=self.q + b_q, k=self.k + b_k, v=self.v + b_v, biases=zeros, out_bias=0 * self.out_bias)
+        return whole.update(rows, mask) + mask.second * self.out_bias
+
+    def _own(self, rows: Tensor | slice) -> Bool[Tensor, "n T"]:
         seen = self.seen[rows]
-        here = (seen.cumsum(1) == seen.sum(1, keepdim=True)) & seen
-        gates = (torch.where(here[..., None], gate, torch.ones_like(gate)) for gate in mask.first.chunk(3)[1:])
-        return self._write(rows, (mask.first.chunk(3)[0], *gates), mask.second)
+        return seen & (seen.cumsum(1) == seen.sum(1, keepdim=True))
 
     def _write(self, rows: Tensor | slice, gates: tuple[Tensor, ...], out_gate: Tensor) -> Float[Tensor, "n d"]:
         h = self.n_heads
@@ -95,12 +105,26 @@ class CachedAttention:
         z = (weights[..., None] * v).sum(1).flatten(1)
         return self.out_bias + out_gate * (z @ self.out)
 
-    def update_without_biases(self, rows: Tensor | slice, mask: Mask) -> Float[Tensor, "n d"]:
-        """Return m2 (z W_O + b_O), z from activations that are gated with their biases."""
-        zeros = tuple(torch.zeros_like(bias) for bias in self.biases)
-        sums = (part + bias for part, bias in zip((self.q, self.k, self.v), self.biases, strict=True))
-        whole = CachedAttention(*sums, self.seen, zeros, self.out, torch.zeros_like(self.out_bias), self.n_heads)
-        return whole.update(rows, mask) + mask.second * self.out_bias
+
+@dataclass(frozen=True)
+class TableAttention(CachedAttention):
+    """The same for rows that end with one token: q [1 d], and k and v [r d] of the distinct (token, position) pairs.
+
+    ``index`` says which pairs a row has; the last pair is that of the read position. Each pair is gated once for all rows.
+    """
+
+    index: Int[Tensor, "N T"]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def _own(self, rows: Tensor | slice) -> Bool[Tensor, " r"]:
+        return torch.arange(len(self.k), device=self.k.device) == len(self.k) - 1
+
+    def _write(self, rows: Tensor | slice, gates: tuple[Tensor, ...], out_gate: Tensor) -> Float[Tensor, "n d"]:
+        q, k, v = (b + gate * x for b, gate, x in zip(self.biases, gates, (self.q, self.k, self.v), strict=True))
+        z = mix(self.n_heads, q[0], k, v, self.index[rows])
+        return self.out_bias + out_gate * (z @ self.out)
 
 
 @dataclass(frozen=True)
@@ -153,10 +177,11 @@ class SoftNeighbours(torch.autograd.Function):
         n, norm = len(u), u.norm(dim=1, keepdim=True)
         unit = u / norm
         near = (unit @ unit.T - 1).exp_().fill_diagonal_(0)
-        alike = near * same
-        own, every = alike.sum(1, keepdim=True) + EPSILON, near.sum(1, keepdim=True) + EPSILON
-        slope = alike.div_(own).sub_(near.div_(every)).div_(-n)  # dL/dcos_ij; every cosine stands in two rows
-        towards = (slope + slope.T) @ unit
+        own, every = (near * same).sum(1) + EPSILON, near.sum(1) + EPSILON
+        a, b = own.reciprocal(), every.reciprocal()
+        # dL/dcos_ij is near_ij (b_i - same_ij a_i) / n, and every cosine stands in two rows.
+        slope = (a[:, None] + a).mul_(same).sub_(b[:, None]).sub_(b).mul_(near)
+        towards = (slope @ unit).div_(-n)
         ctx.save_for_backward((towards - unit * (unit * towards).sum(1, keepdim=True)) / norm)
         return (every.log() - own.log()).mean()
 

@@ -99,9 +99,9 @@ def table_reads(model: Model, table: Table) -> Float[Tensor, "r d"]:
     return layer_norm(model.blocks[0].norm1, x, model.spec.eps)
 
 
-def mix(spec: Spec, q: Float[Tensor, " d"], k: Float[Tensor, "r d"], v: Float[Tensor, "r d"], index: Tensor) -> Tensor:
+def mix(n_heads: int, q: Float[Tensor, " d"], k: Float[Tensor, "r d"], v: Float[Tensor, "r d"], index: Tensor) -> Tensor:
     """Return z [n d] of the last position: its query over the keys and values of each row's pairs."""
-    h, e = spec.n_heads, spec.d_head
+    h, e = n_heads, len(q) // n_heads
     scores = (k.view(-1, h, e) * (q.view(h, e) / e**0.5)).sum(-1)  # [r h]
     weights = scores[index].softmax(1)  # [n T h]
     values = torch.nn.functional.embedding(index, v).view(*index.shape, h, e)
@@ -115,7 +115,7 @@ def stream_after_attention(model: Model, table: Table) -> Float[Tensor, "n d"]:
     k, v = affine(reads, w.k, w.k_bias), affine(reads, w.v, w.v_bias)
     q = affine(reads[-1:], w.q, w.q_bias)[0]
     own = model.tokens[table.tokens[-1]] + model.positions[table.positions[-1]]
-    return own + affine(mix(model.spec, q, k, v, table.index), w.out, block.out_bias)
+    return own + affine(mix(model.spec.n_heads, q, k, v, table.index), w.out, block.out_bias)
 
 
 def after_mlp(model: Model, mid: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

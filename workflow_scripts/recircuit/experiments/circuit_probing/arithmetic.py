@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from recircuit.core.model import Model, layer_norm
-from recircuit.methods.masks import Cached, CachedAttention, CachedMlp
+from recircuit.methods.masks import Cached, CachedMlp, TableAttention
 from recircuit.methods.one_layer import Last, Table, after_mlp, logits_of, run_last, table_reads
 from recircuit.tasks.arithmetic import P, tokens_of
 
@@ -112,14 +112,14 @@ class Run:
         return float((logits.argmax(1) == part.answers).double().mean())
 
 
-def cached_attention(model: Model, tokens: Int[Tensor, "n T"]) -> CachedAttention:
-    """Return the attention block with x W computed for each row, from the table of its distinct tokens."""
+def cached_attention(model: Model, tokens: Int[Tensor, "n T"]) -> TableAttention:
+    """Return the attention block with x W computed for the distinct tokens of the rows."""
     table, w = Table.of(tokens), model.blocks[0].heads
     reads = table_reads(model, table)
-    q, k, v = (reads[-1:] @ w.q).expand(len(tokens), -1), (reads @ w.k)[table.index], (reads @ w.v)[table.index]
-    everything = torch.ones_like(table.index, dtype=torch.bool)
+    seen = torch.ones_like(table.index, dtype=torch.bool)
     biases = (w.q_bias, w.k_bias, w.v_bias)
-    return CachedAttention(q, k, v, everything, biases, w.out, model.blocks[0].out_bias, model.spec.n_heads)
+    parts = (reads[-1:] @ w.q, reads @ w.k, reads @ w.v)
+    return TableAttention(*parts, seen, biases, w.out, model.blocks[0].out_bias, model.spec.n_heads, table.index)
 
 
 def runs_of(models: Mapping[tuple[int, int], Model], parts: Mapping[tuple[int, str], Part]) -> Iterator[Run]:
