@@ -45,7 +45,7 @@ def along_training(runs: pd.DataFrame, probes: pd.DataFrame, component: str, var
         for i, (method, label) in enumerate(METHODS.items()):
             line(axes, table[table["method"] == method], "accuracy", label, DARK2[i])
         axes.set(ylim=(0, 1.05), xlabel="epoch", ylabel=f"test accuracy, {VARIABLES[variable]}, {COMPONENTS[component]}")
-        axes.legend(loc="lower right")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
         figure.suptitle(title, fontsize=11)
     return figure
 
@@ -105,7 +105,7 @@ def causal_curves(table: pd.DataFrame, column: str, ylabel: str, title: str) -> 
         for i, variable in enumerate(v for v in ("a2", "b2") if v in set(table["variable"])):
             line(axes, table[table["variable"] == variable], column, VARIABLES[variable], DARK2[i])
         axes.set(ylim=(0, 1.05), xlabel="epoch", ylabel=ylabel)
-        axes.legend(loc="upper left")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
         figure.suptitle(title, fontsize=11)
     return figure
 
