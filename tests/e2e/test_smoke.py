@@ -179,8 +179,9 @@ def test_the_report_holds_every_picture_with_its_caption(study, tmp_path):
     for name, path in pictures.items():
         assert packed[name] == path.read_bytes()
     for item in inventory.items():
-        caption = page[page.index(f'"name": "{item.file}.png"') :][:2000]
+        caption = page[page.index(f'"name": "{item.file}.png"') :][:3000]
+        caption = re.sub(r"\\u([0-9a-f]{4})", lambda code: chr(int(code[1], 16)), caption)
         assert f"<strong>{item.title}</strong> ({item.number})" in caption
-        text = caption.replace("\\n", " ").replace("\\'", "'").replace("\\u2019", "'")
+        text = caption.replace("\\n", " ").replace("\\'", "'").replace("’", "'")
         for word in item.caption.split():
             assert word.strip("%") in text, (item.id, word)

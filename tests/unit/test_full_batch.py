@@ -193,7 +193,7 @@ def test_a_longer_recipe_begins_alike(case):
 def test_checkpoints_come_back_as_they_were_written(case, tmp_path):
     start, path = case[0], str(tmp_path / "checkpoints.safetensors")
     kept = {(seed, epoch): {n: t + seed + epoch for n, t in gpt2_state(start).items()} for seed in (0, 1) for epoch in (5, 10)}
-    write_checkpoints(path, start, kept)
+    write_checkpoints(path, start, kept, {"rule": "a_rule"})
     found = read_checkpoints(path)
     assert set(found.weights) == set(kept) and found.model(1, 5).spec == start.spec
     assert all(torch.equal(found.weights[key][name], tensor) for key in kept for name, tensor in kept[key].items())

@@ -25,7 +25,7 @@ def main(job) -> None:
         kept |= {(seed, epoch): weights for epoch, weights in done.checkpoints.items()}
     table = pd.DataFrame(curves, columns=["seed", "epoch", "series", "metric", "value"])
     job.write("cp_curves", named(job, table))
-    write_checkpoints(job.output.checkpoints, start_of(name, 0), kept)
+    write_checkpoints(job.output.checkpoints, start_of(name, 0), kept, job.passport())
     for path in partials:
         path.unlink(missing_ok=True)
 

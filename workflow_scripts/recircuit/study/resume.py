@@ -76,10 +76,11 @@ class Checkpoints:
         return self.model(seed, max(epoch for found, epoch in self.weights if found == seed))
 
 
-def write_checkpoints(path: str, start: Model, kept: Mapping[tuple[int, int], Mapping[str, Tensor]]) -> None:
-    """Write checkpoints to one file, whole or not at all; its header has the model's ``config.json``."""
+def write_checkpoints(path: str, start: Model, kept: Mapping[tuple[int, int], Mapping[str, Tensor]], passport: Mapping) -> None:
+    """Write checkpoints to one file, whole or not at all; its header has the passport and the model's ``config.json``."""
     tensors = {f"{seed}/{epoch}/{name}": t for (seed, epoch), weights in sorted(kept.items()) for name, t in weights.items()}
-    metadata = {"config": json.dumps(gpt2_config(start), sort_keys=True)}  # one key: safetensors writes several in any order
+    # One key: safetensors writes several in any order.
+    metadata = {"recircuit": json.dumps({**passport, "config": gpt2_config(start)}, sort_keys=True)}
     with atomic(path) as part:
         save_file(tensors, part, metadata=metadata)
 
@@ -89,7 +90,7 @@ def read_checkpoints(path: str) -> Checkpoints:
     found: dict[tuple[int, int], dict[str, Tensor]] = {}
     try:
         with safe_open(str(path), framework="pt") as file:
-            config = json.loads(file.metadata()["config"])
+            config = json.loads(file.metadata()["recircuit"])["config"]
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 seed, epoch, rest = name.split("/")
                 found.setdefault((int(seed), int(epoch)), {})[rest] = file.get_tensor(name)
