@@ -55,9 +55,9 @@ rule cp_train_transfer:
     output:
         cp_transfer="cache/circuit_probing/training/transfer/cp_transfer.parquet",
     log:
-        "cache/logs/cp_train_transfer/transfer.log",
+        "cache/logs/cp_train_transfer.log",
     benchmark:
-        "cache/benchmarks/cp_train_transfer/transfer.jsonl"
+        "cache/benchmarks/cp_train_transfer.jsonl"
     conda:
         ENVIRONMENT
     threads: 1

@@ -73,7 +73,6 @@ def test_two_studies_are_the_same_byte_by_byte(study, again):
         ".png",
         ".pdf",
         ".gif",
-        ".csv",
         ".html",
     }
     assert [name for name in sorted(one) if one[name].read_bytes() != two[name].read_bytes()] == []
@@ -97,7 +96,8 @@ def test_every_file_is_a_rules(study):
     column = {name: head.index(name) for name in ("output_file", "rule", "log-file(s)")}
     outputs = {row[column["output_file"]] for row in rows}
     logs = {name for row in rows for name in row[column["log-file(s)"]].split(",")}
-    measured = tuple(f"cache/benchmarks/{rule.name}/" for rule in rules() if "benchmark" in rule.parts)
+    names = [rule.name for rule in rules() if "benchmark" in rule.parts]
+    measured = tuple(f"cache/benchmarks/{name}{end}" for name in names for end in ("/", ".jsonl"))
     found = made(study)
     assert outputs - set(found) == set(), "each output is there"
     assert {name for name in set(found) - outputs - logs if not name.startswith(measured)} == set()

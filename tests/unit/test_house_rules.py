@@ -113,7 +113,7 @@ def test_rule_script_log_and_benchmark_carry_one_name(rule):
     assert SCRIPTS / spec == rule.script, "the code digest is that of the script"
     assert re.fullmatch(rf'\s*"cache/logs/{rule.name}(\.log|/[^"]+\.log)",?\s*', rule.parts["log"])
     if "benchmark" in rule.parts:
-        assert re.fullmatch(rf'\s*"cache/benchmarks/{rule.name}/[^"]+\.jsonl",?\s*', rule.parts["benchmark"])
+        assert re.fullmatch(rf'\s*"cache/benchmarks/{rule.name}(\.jsonl|/[^"]+\.jsonl)",?\s*', rule.parts["benchmark"])
 
 
 @by_name
