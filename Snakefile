@@ -4,6 +4,7 @@ configfile: "config.yaml"
 
 include: "rules/common.smk"
 include: "rules/resources.smk"
+include: "rules/plan.smk"
 include: "rules/models.smk"
 include: "rules/sequence_continuation.smk"
 include: "rules/sequence_continuation_edges.smk"
@@ -20,3 +21,4 @@ rule all:
     input:
         MANIFEST,
         TARGETS,
+        TABLES,  # a table that is missing, or whose job failed, is missed although its pictures are there

@@ -72,16 +72,18 @@ wildcard_constraints:
 def spec(script, *keys, data=(), **facts):
     """What a job's result depends on: values of the configuration (dotted keys), data files, and a digest of its code."""
 
+    def named(wildcards):
+        # models.{model} is called model
+        return {key.rpartition(".")[2].strip("{}"): key.format(**dict(wildcards.items())) for key in keys}
+
     def resolve(wildcards):
-        found = dict(facts)
-        for key in keys:
-            name = key.rpartition(".")[2].strip("{}")  # models.{model} is called model
-            found[name] = lookup(config, key.format(**dict(wildcards.items())))
+        found = facts | {name: lookup(config, key) for name, key in named(wildcards).items()}
         if data:
             found["data"] = {name: data_digest(DATA / name) for name in data}
         # One mapping of plain values, sorted: Snakemake compares params without their names, and as text.
         return ordered(found) | {"code": code_digest(SCRIPTS / script)}
 
+    resolve.keys = named  # status names the whole key
     return resolve
 
 

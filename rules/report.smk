@@ -1,9 +1,11 @@
-# What we got beside what was published, where every file came from, and what can be built.
+# What we got beside what was published, where every file came from, what can be built, and what is.
 TARGETS = [path for _, _, path in inventory.targets(config)]
 INVENTORY = [
     {"paper": item.paper, "id": item.id, "title": item.title, "model": model, "target": path}
     for item, model, path in inventory.targets(config)
 ]
+ASKABLE = plan.askable(config)
+SCORECARD = "figures/scorecard.html"
 
 
 rule report_score_claims:
@@ -11,7 +13,7 @@ rule report_score_claims:
         tables=TABLES,
     output:
         scorecard="cache/report/scorecard.parquet",
-        page=report("figures/scorecard.html", caption=CAPTION, category="scorecard"),
+        page=report(SCORECARD, caption=CAPTION, category="scorecard"),
     log:
         "cache/logs/report_score_claims.log",
     localrule: True
@@ -82,3 +84,41 @@ rule trace:
         known=TARGETS,
     script:
         "../workflow_scripts/report/trace.py"
+
+
+rule status:
+    log:
+        "cache/logs/status.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("report/status.py"),
+        shown=[*TARGETS, SCORECARD],
+        wanted=TABLES,
+        jobs=jobs_behind([*TARGETS, SCORECARD]),
+    script:
+        "../workflow_scripts/report/status.py"
+
+
+rule prune:
+    log:
+        "cache/logs/prune.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=10,
+    params:
+        spec=spec("report/prune.py"),
+        needed=files_behind(ASKABLE),
+        models=sorted([*HUB, *TRAINED, *LOCAL]),
+        yes=config.get("yes", "false"),
+    script:
+        "../workflow_scripts/report/prune.py"

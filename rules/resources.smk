@@ -43,7 +43,8 @@ def checkpoints(each):
 
     def resolve(wildcards, attempt):
         choices = config["circuit_probing"]
-        kept = len(choices["arithmetic"][wildcards.experiment]["checkpoints"]) * len(choices["seeds"])
+        training = choices["arithmetic"][wildcards.experiment]
+        kept = len({*training.get("checkpoints", ()), training["epochs"]}) * len(choices["seeds"])
         return int(attempt * (10 + kept * each / (10 if GPU else 1)))
 
     return resolve

@@ -47,7 +47,7 @@ def refusal(folder, *words):
 
 def lines_with(said, text):
     """Return the lines that hold a text, without time and rule in front."""
-    return {re.sub(r"^\d\d:\d\d:\d\d \w+: ", "", line).strip() for line in said.splitlines() if text in line}
+    return {re.sub(r"^\d\d:\d\d:\d\d [^:]+: ", "", line).strip() for line in said.splitlines() if text in line}
 
 
 def overlay(folder, **choices):

@@ -108,7 +108,7 @@ def test_every_job_left_a_log_that_ends_well(study):
     logs = [path for name, path in made(study).items() if name.startswith("cache/logs/")]
     assert len(logs) > 20
     for path in logs:
-        assert re.search(r" \w+: done in [\d.]+ s, \d+ MiB at most, on \S+, commit [0-9a-f]{7,}$", path.read_text().strip())
+        assert re.search(r" [^:]+: done in [\d.]+ s, \d+ MiB at most, on \S+, commit [0-9a-f]{7,}$", path.read_text().strip())
 
 
 def test_nothing_is_left_over(study, again):

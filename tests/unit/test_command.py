@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from snakemake.cli import get_argument_parser
 
-from recircuit.command import KEY_VALUE_OPTIONS, targets_first
+from recircuit.command import KEY_VALUE_OPTIONS, lock_nothing, targets_first
 from workflow import copy_project, environment, must, planned, snakemake
 
 
@@ -17,6 +17,34 @@ from workflow import copy_project, environment, must, planned, snakemake
 def project(tmp_path_factory):
     """A copy of the project in which nothing was computed."""
     return copy_project(tmp_path_factory.mktemp("command") / "project")
+
+
+@pytest.mark.parametrize(
+    ("typed", "added"),
+    [
+        ("--cores 1 status", True),
+        ("--cores 1 status --configfile configs/smoke.yaml", True),
+        ("--cores 1 prune --config yes=true", True),
+        ("trace --cores 1 --config item=figures/a.png", True),
+        ("--cores 1 -- list", True),
+        ("--cores 1 all", False),
+        ("--cores 1 list all", False),
+        ("--cores 1 status figures/a.png", False),
+        ("--cores 1 --configfile status.yaml", False),
+    ],
+)
+def test_targets_that_only_look_take_no_lock(typed, added):
+    words = shlex.split(typed)
+    assert lock_nothing(words) == ["--nolock"] * added + words
+
+
+@pytest.mark.parametrize("target", ["list", "status", "prune"])
+def test_looking_leaves_the_locks_of_another_run(project, target):
+    lock = project / ".snakemake/locks/0.output.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text("cache/models/pocket/model.safetensors\n", encoding="utf-8")
+    must(snakemake(project, "--cores", "1", target))
+    assert lock.read_text(encoding="utf-8") == "cache/models/pocket/model.safetensors\n"
 
 
 @pytest.mark.parametrize(

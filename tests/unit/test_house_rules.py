@@ -149,8 +149,9 @@ def test_the_configuration_is_read_in_common_smk_alone(path):
         for before, word, after in zip(words, words[1:], words[2:], strict=False)
         if word.string == "config" and before.string != "." and after.string != "="
     ]
-    # What to build, and which item to explain, are no choices that a result depends on.
-    allowed = r'inventory\.\w+\(config\)|config\.get\("item", ""\)' if path.name == "report.smk" else "(?!)"
+    # What to build, which item to explain and whether to remove are no choices that a result depends on.
+    looked_up = r'(inventory|plan)\.\w+\(config\)|config\.get\("(item", ""|yes", "false")\)'
+    allowed = looked_up if path.name == "report.smk" else "(?!)"
     assert [line for line in used if not re.search(allowed, line)] == []
 
 

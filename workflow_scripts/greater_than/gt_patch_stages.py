@@ -12,7 +12,7 @@ from recircuit.tasks.greater_than import LONGEST, year_ids
 
 def main(job) -> None:
     model, tokenizer = open_model(job), Tokenizer.load(Path(job.input.tokenizer).parent)
-    setting = Setting(model, job.read("gt_prompts"), year_ids(tokenizer), chunk_of(job, model, LONGEST))
+    setting = Setting(model, job.read("gt_prompts"), year_ids(tokenizer), chunk_of(job, model, LONGEST), job.log)
     known = job.wildcards.model == "gpt2-small"
     ipp, nodes = discover(setting, setting.data("D490"), job.spec["choose_share"], job.log, known=known)
     for table, rows in (("ipp", ipp), ("gt_circuit", nodes)):

@@ -13,7 +13,7 @@ from recircuit.tasks.greater_than import LONGEST, year_ids
 
 def main(job) -> None:
     model, tokenizer = open_model(job), Tokenizer.load(Path(job.input.tokenizer).parent)
-    setting = Setting(model, job.read("gt_prompts"), year_ids(tokenizer), chunk_of(job, model, LONGEST))
+    setting = Setting(model, job.read("gt_prompts"), year_ids(tokenizer), chunk_of(job, model, LONGEST), job.log)
     circuits = circuits_of(job.read("gt_circuit"), job.read("ipp"), job.spec["choose_share"])
     names = [name for name in setting.datasets if name.startswith("D10k")]
     draws = job.spec["bootstrap_draws"]

@@ -13,7 +13,7 @@ from recircuit.tasks.greater_than import LONGEST, year_ids
 
 def main(job) -> None:
     model, tokenizer = open_model(job), Tokenizer.load(Path(job.input.tokenizer).parent)
-    setting = Setting(model, job.read("gt_prompts"), year_ids(tokenizer), chunk_of(job, model, LONGEST))
+    setting = Setting(model, job.read("gt_prompts"), year_ids(tokenizer), chunk_of(job, model, LONGEST), job.log)
     circuit, shape = YearCircuit.of(job.read("gt_circuit")), (model.spec.n_layers, model.spec.n_heads)
     published = job.wildcards.model == "gpt2-small"
     tried = list(candidates(circuit, *shape, job.spec["seed"], job.spec["random_circuits"], published=published))

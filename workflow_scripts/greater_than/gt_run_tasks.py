@@ -12,7 +12,7 @@ from recircuit.tasks.greater_than import LONGEST, year_ids
 
 def main(job) -> None:
     model, tokenizer = open_model(job), Tokenizer.load(Path(job.input.tokenizer).parent)
-    setting = Setting(model, job.read("gt_prompts"), year_ids(tokenizer), chunk_of(job, model, LONGEST))
+    setting = Setting(model, job.read("gt_prompts"), year_ids(tokenizer), chunk_of(job, model, LONGEST), job.log)
     tables = tasks(setting, job.read("gt_circuit"), job.log)
     for table, rows in tables.items():
         job.write(table, rows.assign(model=job.wildcards.model))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from recircuit.core.hub import fetch_model
 from recircuit.study.job import run
-from recircuit.study.models import check_shape, pinned, record_pins, write_manifest
+from recircuit.study.models import check_contents, check_shape, pinned, record_pins, write_manifest
 
 
 def main(job) -> None:
@@ -15,6 +15,7 @@ def main(job) -> None:
     digests = fetch_model(repo, revision, files, folder, log=job.log)
     record_pins(lock, folder.parent / ".hub.guard", repo, revision, digests, choice["files"], job.log)
     check_shape(job.wildcards.model, folder, choice)
+    check_contents(folder)
     write_manifest(Path(job.output.manifest), job.passport(), job.output, repo=repo, revision=revision)
 
 

@@ -1,8 +1,11 @@
-"""The environment's ``snakemake`` command: Snakemake's own, with one repair of how it reads the command line.
+"""The environment's ``snakemake`` command: Snakemake's own, with two repairs of the command line.
 
 Snakemake's options that take ``key=value`` words also take any target that follows them, so that
 ``snakemake --cores 1 --resources gpu=1 all`` stops with a ValueError (snakemake#1069). Here such an option ends at the
 first word without ``=``. ``python -m snakemake all --cores 1 --resources gpu=1`` is the same thing without the repair.
+
+A run that ends takes away the locks of every other run in its folder. So targets that only look, such as ``status``, get
+``--nolock``: they lock nothing, and what they are asked about stays locked.
 """
 
 import sys
@@ -11,6 +14,13 @@ KEY_VALUE_OPTIONS = frozenset(
     {"--resources", "--res", "--config", "-C", "--set-resources", "--set-threads", "--default-resources", "--default-res"}
     | {"--set-resource-scopes", "--set-scatter", "--consider-ancient", "--groups", "--group-components"}
 )
+LOOKING = frozenset({"list", "trace", "status", "prune"})
+
+
+def lock_nothing(words: list[str]) -> list[str]:
+    """Add ``--nolock`` to a command line with a target that only looks, unless there is another target that we know."""
+    building = any(word == "all" or word.startswith(("figures/", "cache/")) for word in words)
+    return ["--nolock", *words] if LOOKING.intersection(words) and not building else words
 
 
 def targets_first(words: list[str]) -> list[str]:
@@ -30,7 +40,7 @@ def main() -> None:
     """Run Snakemake on the repaired command line."""
     from snakemake.cli import main as snakemake_main
 
-    sys.argv[1:] = targets_first(sys.argv[1:])
+    sys.argv[1:] = lock_nothing(targets_first(sys.argv[1:]))
     # This module came from the environment; a workflow of another checkout must find its own library, not ours.
     for name in [name for name in sys.modules if name.partition(".")[0] == "recircuit"]:
         del sys.modules[name]

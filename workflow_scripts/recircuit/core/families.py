@@ -1,6 +1,5 @@
 """From a folder in Hugging Face format to a Model and back: one reader per architecture, safetensors only."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recircuit.core.errors import UserError, nearest
+from recircuit.core.files import strict_json
 from recircuit.core.gpt2 import gpt2, gpt2_config, gpt2_state
 from recircuit.core.llama import llama, llama_config, llama_state
 from recircuit.core.model import Model
@@ -48,21 +48,26 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch
     if dtype not in DTYPES.values():
         raise UserError(f"{folder}: {dtype} is not a type that models run in; choose one of: {', '.join(DTYPES)}")
     config = read_config(folder / "config.json")
-    family = config.get("model_type", "none")
+    family = str(config.get("model_type", "none"))
     if family not in FAMILIES:
         raise UserError(f"{folder}/config.json: model_type '{family}' is not known{nearest(family, FAMILIES)}")
+    if config.get("auto_map"):
+        raise UserError(f"{folder}/config.json: auto_map names code of the model's own, which is never run; expected none")
     if config.get("quantization_config"):
         raise UserError(f"{folder}/config.json: the weights are quantized; expected them in full, 16 bits or more")
-    return FAMILIES[family].read(config, Weights(folder, FAMILIES[family].prefix, device, dtype).read)
+    weights = Weights(folder, FAMILIES[family].prefix, device, dtype)
+    model = FAMILIES[family].read(config, weights.read)
+    weights.refuse_rest()
+    return model
 
 
 def read_config(path: Path) -> dict:
     """Read a ``config.json``; UserError when it is missing or not JSON."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; expected a model folder in Hugging Face format") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # text that is not UTF-8, too
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a configuration; expected a JSON object")

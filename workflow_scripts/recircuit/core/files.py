@@ -1,6 +1,7 @@
 """Files that are either whole or not there, and their digests."""
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,23 @@ def atomic(path: str | Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def strict_json(text: str) -> object:
+    """Parse JSON. ValueError for what is none, for nests too deep to parse, and for a key that an object has twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_unrepeated)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _unrepeated(pairs: list[tuple[str, object]]) -> dict:
+    found = {}
+    for key, value in pairs:
+        if key in found:  # readers differ in which of the two they take
+            raise ValueError(f"it says '{key}' twice")
+        found[key] = value
+    return found
 
 
 def sha256(path: str | Path) -> str:

@@ -3,20 +3,22 @@
 import torch
 from torch import Tensor
 
-from recircuit.core.errors import UserError, nearest
-from recircuit.core.model import ACTIVATIONS, Block, Heads, Model, Spec
+from recircuit.core.errors import UserError
+from recircuit.core.fields import activation, counts, flag, multiple, positive
+from recircuit.core.model import Block, Heads, Model, Spec
 from recircuit.core.weights import Read, norm
 
 
 def gpt2(config: dict, read: Read) -> Model:
     """Read a GPT-2: learned positions, pre-LayerNorm, one fused q, k, v matrix, unembedding tied to the embedding."""
-    for key, expected in (("scale_attn_by_inverse_layer_idx", False), ("add_cross_attention", False)):
-        if config.get(key, expected) != expected:
+    fixed = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+    for key, expected in fixed.items():
+        if flag(config, key, expected) != expected:
             raise UserError(f"config.json: {key}={config[key]} is not supported; expected {expected}")
     spec = gpt2_spec(config)
     blocks = tuple(_block(f"h.{layer}.", spec, read) for layer in range(spec.n_layers))
     tokens = read("wte.weight", spec.n_vocab, spec.d_model)
-    tied = config.get("tie_word_embeddings", True)
+    tied = flag(config, "tie_word_embeddings", True)
     unembedding = tokens if tied else read("lm_head.weight", spec.n_vocab, spec.d_model)
     positions = read("wpe.weight", spec.n_positions, spec.d_model)
     return Model(spec, tokens, positions, blocks, norm(read, "ln_f", spec.d_model), unembedding)
@@ -24,18 +26,12 @@ def gpt2(config: dict, read: Read) -> Model:
 
 def gpt2_spec(config: dict) -> Spec:
     """Read a GPT-2's shape; UserError when a key is missing or does not fit."""
-    try:
-        d, heads = config["n_embd"], config["n_head"]
-        activation = config.get("activation_function", "gelu_new")
-        width = config.get("n_inner") or 4 * d
-        shape = (config["n_layer"], heads, d, d // heads, width, config["n_positions"], config["vocab_size"])
-    except KeyError as error:
-        raise UserError(f"config.json: key {error} is missing; expected a GPT-2 configuration") from None
-    if d % heads:
-        raise UserError(f"config.json: n_embd={d} is not a multiple of n_head={heads}")
-    if activation not in ACTIVATIONS:
-        raise UserError(f"config.json: activation_function '{activation}'{nearest(activation, ACTIVATIONS)}")
-    return Spec("gpt2", *shape, config.get("layer_norm_epsilon", 1e-5), activation)
+    layers, heads, d, positions, vocab = counts(config, "n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+    multiple(config, "n_embd", d, "n_head", heads)
+    width = 4 * d if config.get("n_inner") is None else counts(config, "n_inner")[0]
+    eps = positive(config.get("layer_norm_epsilon", 1e-5), "layer_norm_epsilon")
+    used = activation(config, "gelu_new", "activation_function")
+    return Spec("gpt2", layers, heads, d, d // heads, width, positions, vocab, eps, used)
 
 
 def _block(prefix: str, spec: Spec, read: Read) -> Block:

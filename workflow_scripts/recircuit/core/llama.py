@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from recircuit.core.errors import UserError
+from recircuit.core.fields import activation, counts, flag, multiple, positive
 from recircuit.core.model import Block, Heads, Model, Spec
-from recircuit.core.rotary import activation, counts, multiple, rope
+from recircuit.core.rotary import rope
 from recircuit.core.weights import Read, linear, norm
 
 
@@ -14,7 +15,7 @@ def llama(config: dict, read: Read) -> Model:
     spec = llama_spec(config)
     blocks = tuple(_block(f"layers.{layer}.", spec, read, config) for layer in range(spec.n_layers))
     tokens = read("embed_tokens.weight", spec.n_vocab, spec.d_model)
-    tied = config.get("tie_word_embeddings", False)
+    tied = flag(config, "tie_word_embeddings", False)
     unembedding = tokens if tied else read("lm_head.weight", spec.n_vocab, spec.d_model)
     return Model(spec, tokens, None, blocks, norm(read, "norm", spec.d_model, shift=False), unembedding)
 
@@ -35,11 +36,12 @@ def llama_spec(config: dict) -> Spec:
     e = d // heads if e is None else counts(config, "head_dim")[0]
     shared = heads if shared is None else counts(config, "num_key_value_heads")[0]
     multiple(config, "num_attention_heads", heads, "num_key_value_heads", shared)
+    eps = positive(config.get("rms_norm_eps", 1e-6), "rms_norm_eps")
     theta, share = rope(config, "rope_theta", "partial_rotary_factor", 1.0)
     if share != 1 or e % 2:
         raise UserError(f"config.json: the share {share} of {e} coordinates of a head is rotated; expected all, in pairs")
     return Spec(
-        "llama", layers, heads, d, e, f, positions, vocab, config.get("rms_norm_eps", 1e-6), activation(config, "silu"),
+        "llama", layers, heads, d, e, f, positions, vocab, eps, activation(config, "silu"),
         n_kv_heads=shared, rotary=e, theta=theta,
     )  # fmt: skip
 
@@ -47,7 +49,7 @@ def llama_spec(config: dict) -> Spec:
 def _block(prefix: str, spec: Spec, read: Read, config: dict) -> Block:
     d, f, attn, mlp = spec.d_model, spec.d_mlp, prefix + "self_attn.", prefix + "mlp."
     widths = {"q": spec.n_heads * spec.d_head, "k": spec.n_kv_heads * spec.d_head, "v": spec.n_kv_heads * spec.d_head}
-    biased, mlp_biased = config.get("attention_bias", False), config.get("mlp_bias", False)
+    biased, mlp_biased = flag(config, "attention_bias", False), flag(config, "mlp_bias", False)
 
     def bias(name: str, width: int, there: bool) -> Tensor | None:
         return read(f"{name}.bias", width) if there else None

@@ -149,11 +149,17 @@ def affine(x: Float[Tensor, "*b i"], weight: Float[Tensor, "i o"], bias: Tensor 
 def embed(model: Model, tokens: Int[Tensor, "n T"], start: int = 0) -> Float[Tensor, "n T d"]:
     """Return the residual stream entering layer 0: token plus position embedding; ``start`` is the first position.
 
-    Raises UserError for more positions than the model has, or than its window of attention sees.
+    Raises UserError for more positions than the model has, or than its window of attention sees; and for a token that the
+    vocabulary lacks, since a negative one would count from its end.
     """
     if start + tokens.shape[1] > model.spec.n_positions:
         needed, there = start + tokens.shape[1], model.spec.n_positions
         raise UserError(f"prompts of {needed} tokens are too long; the model's config.json allows {there} positions")
+    if tokens.numel():
+        low, high = (int(end) for end in tokens.aminmax())
+        if low < 0 or high >= len(model.tokens):
+            wrong, last = low if low < 0 else high, len(model.tokens) - 1
+            raise UserError(f"the prompts hold the token {wrong}; the model's config.json allows 0 to {last}")
     x = model.tokens[tokens]
     return x if model.positions is None else x + model.positions[start : start + tokens.shape[1]]
 

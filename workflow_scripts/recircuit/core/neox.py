@@ -4,18 +4,19 @@ import torch
 from torch import Tensor
 
 from recircuit.core.errors import UserError
+from recircuit.core.fields import activation, counts, flag, multiple, positive
 from recircuit.core.model import Block, Heads, Model, Spec
-from recircuit.core.rotary import activation, counts, multiple, rope
+from recircuit.core.rotary import rope
 from recircuit.core.weights import Read, linear, norm
 
 
 def neox(config: dict, read: Read) -> Model:
     """Read a GPT-NeoX: part of each head is rotated, q, k and v are fused, attention and MLP stand in parallel or in turn."""
     spec = neox_spec(config)
-    biased = config.get("attention_bias", True)
+    biased = flag(config, "attention_bias", True)
     blocks = tuple(_block(f"layers.{layer}.", spec, read, biased=biased) for layer in range(spec.n_layers))
     tokens = read("embed_in.weight", spec.n_vocab, spec.d_model)
-    tied = config.get("tie_word_embeddings", False)
+    tied = flag(config, "tie_word_embeddings", False)
     unembedding = tokens if tied else read("embed_out.weight", spec.n_vocab, spec.d_model)
     return Model(spec, tokens, None, blocks, norm(read, "final_layer_norm", spec.d_model), unembedding)
 
@@ -26,13 +27,14 @@ def neox_spec(config: dict) -> Spec:
     layers, heads, d, f = counts(config, *keys)
     positions, vocab = counts(config, "max_position_embeddings", "vocab_size")
     multiple(config, "hidden_size", d, "num_attention_heads", heads)
+    eps = positive(config.get("layer_norm_eps", 1e-5), "layer_norm_eps")
     theta, share = rope(config, "rotary_emb_base", "rotary_pct", 0.25)
     rotary = int(d // heads * share)
     if rotary % 2 or rotary > d // heads:
         raise UserError(f"config.json: {rotary} of {d // heads} coordinates of a head are rotated; expected pairs of them")
     return Spec(
-        "neox", layers, heads, d, d // heads, f, positions, vocab, config.get("layer_norm_eps", 1e-5),
-        activation(config, "gelu"), rotary=rotary, theta=theta, parallel=bool(config.get("use_parallel_residual", True)),
+        "neox", layers, heads, d, d // heads, f, positions, vocab, eps,
+        activation(config, "gelu"), rotary=rotary, theta=theta, parallel=flag(config, "use_parallel_residual", True),
     )  # fmt: skip
 
 

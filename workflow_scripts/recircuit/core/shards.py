@@ -13,7 +13,7 @@ from typing import BinaryIO
 from safetensors import SafetensorError, safe_open
 
 from recircuit.core.errors import UserError
-from recircuit.core.files import atomic
+from recircuit.core.files import atomic, strict_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -47,12 +47,16 @@ def entries(path: Path) -> dict[str, Entry]:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header, first = json.loads(file.read(length)), 8 + length
-    header.pop("__metadata__", None)
-    return {
-        name: Entry(path, said["dtype"], tuple(said["shape"]), *(first + offset for offset in said["data_offsets"]))
-        for name, said in header.items()
-    }
+        text, first = file.read(length), 8 + length
+    try:
+        header = strict_json(text.decode())
+        header.pop("__metadata__", None)
+        return {
+            name: Entry(path, said["dtype"], tuple(said["shape"]), *(first + offset for offset in said["data_offsets"]))
+            for name, said in header.items()
+        }
+    except (ValueError, TypeError) as error:  # the library takes a tensor twice, and one told as a list
+        raise UserError(f"{path} is not a readable safetensors file: its header is ambiguous ({error})") from error
 
 
 def read_index(path: str | Path) -> dict[str, str]:
@@ -62,7 +66,7 @@ def read_index(path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     try:
-        files = dict(json.loads(path.read_text("utf-8"))["weight_map"])
+        files = dict(strict_json(path.read_text(encoding="utf-8"))["weight_map"])
         names = sorted(set(files.values()))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; expected an index of shards") from None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recircuit.core.errors import UserError
 from recircuit.core.model import Spec
+from recircuit.runs.progress import Countdown
 
 BLOCK = 8  # prompts summed at once; chunks are multiples of it, so that sums do not depend on the chunk
 
@@ -38,9 +39,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def in_chunks(work: Callable[[slice], Result], n: int, chunk: int) -> Iterator[tuple[slice, Result]]:
-    """Yield ``work(rows)`` for consecutive rows of ``n``; when memory runs out, halve the chunk and go on from there."""
-    start = 0
+def in_chunks(
+    work: Callable[[slice], Result], n: int, chunk: int, log: Callable[[str], None] | None = None
+) -> Iterator[tuple[slice, Result]]:
+    """Yield ``work(rows)`` for consecutive rows of ``n``; when memory runs out, halve the chunk and go on from there.
+
+    ``log`` is told now and then how many rows are done, with all that is done to them before the next chunk is asked for.
+    """
+    start, countdown = 0, Countdown(n, log or (lambda line: None), "prompts")
     while start < n:
         rows = slice(start, min(n, start + chunk))
         try:
@@ -58,6 +64,7 @@ def in_chunks(work: Callable[[slice], Result], n: int, chunk: int) -> Iterator[t
             continue
         yield rows, result
         start = rows.stop
+        countdown.step(rows.stop - rows.start)
 
 
 class Mean:

@@ -67,10 +67,22 @@ def _compare(
 
 def _opened(name: str, make: Callable[[Path, Model], Judge], folder: Path, model: Model) -> Judge:
     try:
-        return make(folder, model)
-    except (AssertionError, AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        why = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise UserError(f"{folder}: {name} cannot open the model ({why}), so that it is not certified") from error
+        judge = make(folder, model)
+    except Exception as error:  # whatever another library makes of a model that ours could read
+        raise _uncertified(folder, name, "open", error) from error
+
+    def ask(tokens: Tensor) -> Tensor:
+        try:
+            return judge(tokens)
+        except Exception as error:
+            raise _uncertified(folder, name, "run", error) from error
+
+    return ask
+
+
+def _uncertified(folder: Path, name: str, what: str, error: Exception) -> UserError:
+    why = f"{type(error).__name__}: {error}".rstrip(": ")
+    return UserError(f"{folder}: {name} cannot {what} the model ({why}), so that it is not certified")
 
 
 def _difference(model: Model, judge: Judge, tokens: Tensor, bos: int | None) -> tuple[float, float]:

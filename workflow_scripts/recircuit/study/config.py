@@ -6,27 +6,33 @@ Imported by the Snakefile: the standard library, jsonschema and YAML only.
 import math
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.validators import extend
 
 from recircuit.core.errors import UserError, nearest
 
 PAPERS = ("sequence_continuation", "greater_than", "circuit_probing", "sentiment")
 MODEL_LISTS = ("models", "llama_models")  # keys of a paper that name models
+DEEPEST, MOST = 32, 100_000  # nests and values of a configuration: anchors in YAML can stand for endless ones
+LARGEST = 2**512  # of whole numbers: much longer ones are no float and have no text
 
 
 @cache
 def _validator() -> Draft202012Validator:
-    return Draft202012Validator(yaml.safe_load(Path(__file__).with_name("config.schema.yaml").read_text(encoding="utf-8")))
+    # To JSON 4.0 is an integer; to Python it is none, and no job could count to it.
+    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    schema = yaml.safe_load(Path(__file__).with_name("config.schema.yaml").read_text(encoding="utf-8"))
+    return extend(Draft202012Validator, type_checker=types)(schema)
 
 
 def validate(config: Mapping) -> None:
     """Raise UserError unless the configuration fits the schema and names only models that are there and can do the task."""
-    _check_finite(config, "")
+    _check_plain(config)
     errors = sorted(_validator().iter_errors(config), key=_rank)
     if errors:
         raise UserError(_sentence(_deepest(errors[0], config)))
@@ -36,6 +42,9 @@ def validate(config: Mapping) -> None:
                 _check_model(config, paper, key, name)
     for name, model in config["models"].items():
         _check_shape(name, model)
+    for part in ("arithmetic", "transfer"):
+        for experiment, choice in config["circuit_probing"][part].items():
+            _check_epochs(f"circuit_probing.{part}.{experiment}", choice)
 
 
 def gpu_wanted(device: str) -> bool:
@@ -67,34 +76,73 @@ def _deepest(error: ValidationError, config: Mapping) -> ValidationError:
     return error
 
 
-def _check_finite(value, where: str) -> None:
-    # NaN passes every limit of a JSON schema.
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            _check_finite(part, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, list):
-        for i, part in enumerate(value):
-            _check_finite(part, f"{where}.{i}")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"config: {where} is {value}; expected a finite number")
+def _check_plain(config: object) -> None:
+    """Raise UserError unless a configuration holds plain values alone, finite, not too many and not too deep.
+
+    What a JSON schema does not see: NaN passes each of its limits, and YAML makes dates, keys that are no text, and endless
+    values of anchors.
+    """
+    waiting: list[tuple[tuple, object]] = [((), config)]
+    for count in range(MOST):
+        if not waiting:
+            return
+        where, value = waiting.pop()
+        if len(where) > DEEPEST:
+            raise UserError(f"config: {_dotted(where)[:60]}... is nested deeper than {DEEPEST} levels")
+        if isinstance(value, (Mapping, list)):
+            waiting += _parts(where, value)[: MOST - count]
+        else:
+            _check_scalar(where, value)
+    raise UserError(f"config: it holds more than {MOST} values; expected a few hundred")
+
+
+def _dotted(where: Iterable) -> str:
+    return ".".join(map(str, where)) or "the top level"
+
+
+def _parts(where: tuple, value: Mapping | list) -> list[tuple[tuple, object]]:
+    """Return what a mapping or a list holds, each with its path, from the last to the first."""
+    pairs = list(value.items() if isinstance(value, Mapping) else enumerate(value))
+    for key, _ in pairs if isinstance(value, Mapping) else ():
+        if not isinstance(key, str):
+            raise UserError(f"config: the key {_shown(key)} at {_dotted(where)} is no text; expected a name (in quotes)")
+    return [((*where, key), part) for key, part in reversed(pairs)]
+
+
+def _check_scalar(where: tuple, value: object) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"config: {_dotted(where)} is {value}; expected a finite number")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise UserError(f"config: {_dotted(where)} is a whole number of {value.bit_length()} bits; expected a smaller one")
+    if not (value is None or isinstance(value, (str, int, float))):
+        kind = type(value).__name__
+        raise UserError(f"config: {_dotted(where)} is the {kind} {_shown(value)}; expected text (in quotes) or a number")
+
+
+def _shown(value: object) -> str:
+    """Return how a sentence shows a value: whole, or its first characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
 def _sentence(error: ValidationError) -> str:
-    where = ".".join(str(part) for part in error.absolute_path) or "the top level"
+    where = _dotted(error.absolute_path)
+    if "propertyNames" in error.absolute_schema_path:
+        return f"config: {where} has the name {_shown(error.instance)}; expected {error.schema['description']}"
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
         key = next(key for key in error.instance if key not in known)
-        return f"config: the key '{key}' at {where} is not known{nearest(key, known)}"
+        return f"config: the key {_shown(key)} at {where} is not known{nearest(key, known)}"
     if error.validator == "required":
         key = next(key for key in error.validator_value if key not in error.instance)
         return f"config: the key '{key}' is missing at {where}"
     if error.validator == "enum":
-        return f"config: {where} is {error.instance!r}{nearest(error.instance, map(str, error.validator_value))}"
+        return f"config: {where} is {_shown(error.instance)}{nearest(error.instance, map(str, error.validator_value))}"
     if error.validator == "type":
-        return f"config: {where} is {error.instance!r}; expected {error.validator_value}"
+        return f"config: {where} is {_shown(error.instance)}; expected {error.validator_value}"
     if error.validator in ("pattern", "oneOf") and "description" in error.schema:
-        return f"config: {where} is {error.instance!r}; expected {error.schema['description']}"
-    return f"config: {where}: {error.message}"
+        return f"config: {where} is {_shown(error.instance)}; expected {error.schema['description']}"
+    return f"config: {where}: {error.message.replace(repr(error.instance), _shown(error.instance))}"
 
 
 def _check_model(config: Mapping, paper: str, key: str, name: str) -> None:
@@ -111,11 +159,24 @@ def _check_shape(name: str, model: Mapping) -> None:
     if model["width"] % model["heads"]:
         raise UserError(f"config: models.{name}.width={model['width']} is not a multiple of heads={model['heads']}")
     if model["source"] == "trained":
+        if model.get("family") == "llama" and model["width"] // model["heads"] % 2:
+            raise UserError(f"config: models.{name}: a llama's heads turn pairs of coordinates; width / heads must be even")
         kinds = _corpus_kinds(model.get("corpus", "papers"))
         for key in ("mixture", "gates"):
             for kind in model[key]:
                 if kind not in kinds:
                     raise UserError(f"config: models.{name}.{key} names '{kind}'{nearest(kind, kinds)}")
+
+
+def _check_epochs(where: str, choice: Mapping) -> None:
+    # Beyond the last epoch nothing is kept or looked at, and a choice must not be without effect.
+    last = choice["epochs"]
+    for key, value in (
+        ("evaluate_every", choice["evaluate_every"]),
+        ("checkpoints", max(choice.get("checkpoints", [1]), default=1)),
+    ):
+        if value > last:
+            raise UserError(f"config: {where}.{key} has {value}, but training ends after {last} epochs")
 
 
 @cache

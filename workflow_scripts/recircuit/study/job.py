@@ -25,6 +25,7 @@ class Job:
 
     def __init__(self, snakemake) -> None:
         self.rule: str = snakemake.rule
+        self.name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
         self.input, self.output, self.wildcards = snakemake.input, snakemake.output, snakemake.wildcards
         self.params, self.resources, self.threads = snakemake.params, snakemake.resources, snakemake.threads
         self.spec: dict = snakemake.params.spec
@@ -33,15 +34,17 @@ class Job:
 
     def log(self, line: str) -> None:
         """Write a line to the log and to the terminal."""
-        stamped = f"{datetime.now():%H:%M:%S} {self.rule}: {line}"
+        stamped = f"{datetime.now():%H:%M:%S} {self.name}: {line}"
         print(stamped, file=sys.stderr, flush=True)
         if self.log_path:
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(stamped + "\n")
 
     def passport(self) -> dict:
-        """Return the passport of this job's outputs."""
-        return passport(self.rule, dict(self.wildcards.items()), self.spec, self.input, threads=self.threads, **self.facts)
+        """Return the passport of this job's outputs; a picture's has the texts on it."""
+        item = getattr(self.params, "item", None)
+        facts = {"threads": self.threads, **self.facts, **({"item": dict(item)} if item else {})}
+        return passport(self.rule, dict(self.wildcards.items()), self.spec, self.input, **facts)
 
     def read(self, name: str, path: str | None = None) -> pd.DataFrame:
         """Read the input table called ``name`` (also its schema), or another file with that schema."""
@@ -59,12 +62,16 @@ def run(main: Callable[[Job], None], snakemake) -> None:
     if job.log_path:
         job.log_path.parent.mkdir(parents=True, exist_ok=True)
         job.log_path.write_text("", encoding="utf-8")
+    job.log("started")
     began = time.monotonic()
     try:
         main(job)
     except UserError as error:
         job.log(f"error: {error}")
         sys.exit(1)
+    except (Exception, KeyboardInterrupt) as error:
+        job.log(f"failed: {type(error).__name__}: {' '.join(str(error).split())}")  # the log's last line, for status
+        raise
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     job.log(f"done in {time.monotonic() - began:.1f} s, {peak:.0f} MiB at most, on {socket.gethostname()}, commit {commit()}")
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from recircuit.core.errors import UserError, nearest
@@ -17,11 +19,14 @@ SCORECARD = "cache/report/scorecard.parquet"
 _SKIPPED = ("logs", "benchmarks")
 
 
-def passport_of(path: Path) -> dict | None:
-    """Return the passport inside a table, tensor file, picture or page; that of a model's files is in its manifest."""
+def passport_of(path: Path, *, whole: bool = True) -> dict | None:
+    """Return the passport inside a table, tensor file, picture or page; that of a model's files is in its manifest.
+
+    A table is read and its pages are verified, unless ``whole`` is false.
+    """
     if path.suffix == ".parquet":
-        return read_passport(path)
-    if path.suffix == ".pdf":  # both files of a picture are written by one job
+        return read_passport(path) if whole else _glance(path)
+    if path.suffix in (".pdf", ".gif"):  # all files of a picture are written by one job
         picture = path.with_suffix(".png")
         return passport_of(picture) if picture.is_file() else None
     if path.suffix == ".html":
@@ -31,7 +36,8 @@ def passport_of(path: Path) -> dict | None:
         from PIL import Image
 
         with Image.open(path) as image:
-            return json.loads(image.text["recircuit"]) if "recircuit" in image.text else None
+            found = image.info.get("recircuit")  # in front of the pixels, which need not be read
+            return json.loads(found) if found else None
     manifest = path.with_name("manifest.json")
     if manifest.is_file():
         return json.loads(manifest.read_text(encoding="utf-8"))["passport"]
@@ -42,6 +48,14 @@ def passport_of(path: Path) -> dict | None:
         except SafetensorError as error:
             raise UserError(f"{path} is damaged ({error}); delete it and let Snakemake build it again") from None
     return None
+
+
+def _glance(path: Path) -> dict | None:
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and let Snakemake build it again") from None
+    return json.loads(metadata[b"recircuit"]) if b"recircuit" in metadata else None
 
 
 def _kept_by_job(folder: str, passport: Mapping, suffix: str) -> Path | None:

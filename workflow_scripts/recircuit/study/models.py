@@ -5,6 +5,7 @@
 
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,11 +13,14 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from recircuit.core.errors import UserError
-from recircuit.core.families import load, save_state
-from recircuit.core.files import atomic, sha256
+from recircuit.core.families import load, read_config, save_state
+from recircuit.core.files import atomic, sha256, strict_json
 from recircuit.core.model import Model
 from recircuit.core.shards import INDEX, SHARD, WEIGHTS, merge_shards
 from recircuit.core.tokenizer import Tokenizer
+from recircuit.core.weights import refuse_infinite
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")  # weights that run code when they are opened
 
 
 def write_json(path: Path, value: object) -> None:
@@ -59,9 +63,21 @@ def pinned(lock: Path, repo: str, revision: str, files: Mapping[str, str | None]
 
     Shards, which a config need not name, are demanded as they were recorded when their index is asked for.
     """
-    recorded = json.loads(lock.read_text(encoding="utf-8")).get(f"{repo}@{revision}", {}) if lock.is_file() else {}
+    recorded = _read_lock(lock).get(f"{repo}@{revision}", {})
     pieces = {name: digest for name, digest in recorded.items() if INDEX in files and SHARD.fullmatch(name)}
     return pieces | {name: digest or recorded.get(name) for name, digest in files.items()}
+
+
+def _read_lock(lock: Path) -> dict[str, dict[str, str]]:
+    try:
+        known = strict_json(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
+        pins = [(name, digest) for files in known.values() for name, digest in files.items()]
+    except (ValueError, AttributeError) as error:  # a merge of two branches may have left its marks in it
+        raise UserError(f"{lock} cannot be read ({error}); expected JSON, from owner/name@commit to files to SHA-256") from None
+    for name, digest in pins:
+        if not re.fullmatch(r"[0-9a-f]{64}", str(digest)):
+            raise UserError(f"{lock} pins {name} to {digest!r}; expected a SHA-256, 64 hex digits")
+    return known
 
 
 def record_pins(
@@ -76,26 +92,43 @@ def record_pins(
         return
     with guard.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        known = json.loads(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
+        known = _read_lock(lock)
         known.setdefault(f"{repo}@{revision}", {}).update(new)
         write_json(lock, known)
     log(f"{lock} now has the digests of {', '.join(sorted(new))}; commit it")
 
 
 def copy_folder(folder: Path, output) -> None:
-    """Copy config, weights and tokenizer of a local folder: shards, or vocab.json and merges.txt, become one file."""
-    if not folder.is_dir():
-        raise UserError(f"the model folder {folder} is not there; expected a folder in Hugging Face format")
-    sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
-    for name, target in (("config.json", output.config), (WEIGHTS, output.model))[: 1 if sharded else 2]:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing; expected config.json, model.safetensors and a tokenizer")
-        with atomic(str(target)) as part:
-            shutil.copyfile(folder / name, part)
-    if sharded:
-        merge_shards(folder / INDEX, Path(str(output.model)))
-    with atomic(str(output.tokenizer)) as part:
-        Tokenizer.load(folder).inner.save(str(part))
+    """Copy config, weights and tokenizer of a local folder: shards, or vocab.json and merges.txt, become one file.
+
+    Raises UserError for what is missing or cannot be read, and for a folder whose weights or tokenizer are code.
+    """
+    try:
+        if not folder.is_dir():
+            raise UserError(f"the model folder {folder} is not there; expected a folder in Hugging Face format")
+        _refuse_code(folder)
+        sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
+        for name, target in (("config.json", output.config), (WEIGHTS, output.model))[: 1 if sharded else 2]:
+            if not (folder / name).is_file():
+                raise UserError(f"{folder / name} is missing; expected config.json, model.safetensors and a tokenizer")
+            with atomic(str(target)) as part:
+                shutil.copyfile(folder / name, part)
+        if sharded:
+            merge_shards(folder / INDEX, Path(str(output.model)))
+        with atomic(str(output.tokenizer)) as part:
+            Tokenizer.load(folder).inner.save(str(part))
+    except OSError as error:
+        raise UserError(f"{error.filename or folder} cannot be copied: {error.strerror or error}") from error
+
+
+def _refuse_code(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
+        if pickled:
+            raise UserError(f"{folder / pickled[0]} is pickled and never opened; expected the weights as {WEIGHTS}")
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file() and read_config(settings).get("auto_map"):
+        raise UserError(f"{settings}: auto_map names code of the tokenizer's own, which is never run; expected none")
 
 
 def check_shape(name: str, folder: Path, choice: Mapping) -> None:
@@ -108,3 +141,17 @@ def check_shape(name: str, folder: Path, choice: Mapping) -> None:
     for key, value in found.items():
         if choice[key] != value:
             raise UserError(f"config: models.{name}.{key} is {choice[key]}, but the model's config.json says {value}")
+
+
+def check_contents(folder: Path) -> None:
+    """Raise UserError for a token beyond the embedding, and for weights that are not finite numbers.
+
+    Reads all weights once, a few megabytes at a time.
+    """
+    size = load(folder, device="meta").spec.n_vocab
+    vocabulary = Tokenizer.load(folder).inner.get_vocab()
+    last = max(vocabulary, key=lambda token: vocabulary[token], default=None)
+    if last is None or vocabulary[last] >= size:
+        told = "no token" if last is None else f"'{last}' as token {vocabulary[last]}"
+        raise UserError(f"{folder}: the tokenizer has {told}, but the vocab_size of config.json is {size}")
+    refuse_infinite(folder)

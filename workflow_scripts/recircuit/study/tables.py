@@ -46,6 +46,9 @@ def check(table: pa.Table, name: str, where: str) -> None:
     """Raise UserError unless a table has its schema's columns and types, and no nulls, NaN or repeated keys."""
     expected, keys = schema(name)
     plain = table.schema.remove_metadata()
+    twice = next((label for label in plain.names if plain.names.count(label) > 1), None)
+    if twice is not None:
+        raise UserError(f"{where}: table '{name}' has the column '{twice}' twice")
     for field in expected:
         if field.name not in plain.names:
             raise UserError(f"{where}: table '{name}' has no column '{field.name}'{nearest(field.name, plain.names)}")

@@ -201,5 +201,4 @@ def sentences_table(tokenizer: Tokenizer, log: Callable[[str], None]) -> pd.Data
                 facts = {"label": getattr(s, task.label), "template": s.template, "matched": s.subject == s.attractor}
                 rows.append({"task": name, "part": part, "row": row, "text": s.text, **facts, **answers})
             log(f"{name}, {part}: {len(sentences)} sentences")
-    encoded = tokenizer.inner.encode_batch([row["text"] for row in rows], add_special_tokens=False)
-    return pd.DataFrame(rows).assign(tokens=[found.ids for found in encoded])
+    return pd.DataFrame(rows).assign(tokens=[tokenizer.encode(row["text"]) for row in rows])

@@ -8,6 +8,7 @@ import torch
 from recircuit.core.stats import stream
 from recircuit.experiments.circuit_probing.arithmetic import COMPONENTS, Run
 from recircuit.methods.alignment import Pairs, Recipe, Report, align, published_rows
+from recircuit.runs.progress import counted
 
 ROWS = 2500  # training rows; the authors set a thousand more aside
 
@@ -20,7 +21,9 @@ def align_all(
     for run in runs:
         for task in run.tasks:
             for component in COMPONENTS:
-                for variable in (v for v in run.parts[task, "train"].cf_answers if v not in without):
+                sought = [v for v in run.parts[task, "train"].cf_answers if v not in without]
+                what = f"seed {run.seed} epoch {run.epoch} task {task} {component}: variables"
+                for variable in counted(sought, log, what):
                     facts = {**run.facts, "task": task, "variable": variable, "component": component}
                     reports = _one(run, task, component, variable, recipe, seed)
                     rows += [facts | report._asdict() for report in reports]

@@ -11,6 +11,7 @@ from recircuit.core.stats import stream
 from recircuit.experiments.circuit_probing.arithmetic import COMPONENTS, Run
 from recircuit.methods.erasure import Eraser, published_leace, remove_components
 from recircuit.methods.probes import fit_whole, probe_score
+from recircuit.runs.progress import Countdown
 from recircuit.tasks.arithmetic import P
 
 
@@ -25,12 +26,15 @@ def erase_all(
     """
     rows = []
     for run in runs:
+        erasers = sum(len(run.parts[task, "train"].values) for task in run.tasks) * len(COMPONENTS)
+        countdown = Countdown(erasers, log, f"seed {run.seed} epoch {run.epoch}: erasers")
         for task in run.tasks:
             for component in COMPONENTS:
                 for variable in run.parts[task, "train"].values:
                     facts = {**run.facts, "task": task, "variable": variable, "component": component}
                     for split in splits:
                         rows += [facts | {"split": split} | row for row in _erased(run, facts, split, seed, steps)]
+                    countdown.step()
         log(f"seed {run.seed} epoch {run.epoch}: erased")
     return pd.DataFrame(rows)
 

@@ -16,6 +16,7 @@ from recircuit.experiments.circuit_probing.arithmetic import COMPONENTS
 from recircuit.experiments.circuit_probing.masks import columns, score
 from recircuit.methods.masks import Cached, CachedAttention, CachedMlp, Mask, Recipe, random_mask, train_mask
 from recircuit.runs.forward import finish, layer_step
+from recircuit.runs.progress import counted
 
 RANDOM_DRAWS = 5
 CHUNK = 100  # sentences run at once
@@ -159,7 +160,7 @@ def probe_layers(model: Model, parts: Mapping[str, Part], recipe: Recipe, seed: 
     for name in parts:
         if name != "train":
             found.ablations += [_scored(streams.differences(name), "", -1, "vanilla", name, 0, outside=None)]
-    for layer in range(model.spec.n_layers):
+    for layer in counted(range(model.spec.n_layers), log, "layers"):
         for component in COMPONENTS:
             blocks = {"train": streams.block("train", component), "test": streams.block(tested, component)}
             labels = {"train": parts["train"].labels, "test": parts[tested].labels}

@@ -22,6 +22,7 @@ from recircuit.methods.masks import (
     train_mask,
 )
 from recircuit.methods.neighbours import accuracy, prototype_rows
+from recircuit.runs.progress import Countdown
 
 MATRICES = {"attn": ("c_attn", "c_proj"), "mlp": ("c_fc", "c_proj")}
 FRAMES = 9  # epochs whose gates are drawn, evenly spread from the first on, beside the full model
@@ -77,6 +78,8 @@ def probe_all(
     """
     tables = Tables([], [], [], [])
     for run in runs:
+        masks = sum(len(run.parts[task, "train"].values) for task in run.tasks) * len(COMPONENTS)
+        countdown = Countdown(masks, log, f"seed {run.seed} epoch {run.epoch}: masks")
         for task in run.tasks:
             _vanilla(run, task, tables)
             for component in COMPONENTS:
@@ -87,6 +90,7 @@ def probe_all(
                         f"seed {run.seed} epoch {run.epoch} task {task} {variable} {component}: "
                         f"KNN {found['knn_test']:.3f}, kept {found['kept_fraction']:.3f}"
                     )
+                    countdown.step()
     return tables
 
 

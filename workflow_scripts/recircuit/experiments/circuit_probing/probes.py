@@ -8,6 +8,7 @@ import torch
 
 from recircuit.experiments.circuit_probing.arithmetic import COMPONENTS, SITES, Part, Run
 from recircuit.methods.probes import counterfactual_embeddings, fit_probe, probe_score
+from recircuit.runs.progress import counted
 from recircuit.tasks.arithmetic import P
 
 KINDS = ("linear", "nonlinear")
@@ -17,7 +18,7 @@ def probe_streams(runs: Iterable[Run], seed: int, epochs: int, log: Callable[[st
     """Return the table ``cp_probes``, for every task, variable, component and kind of probe, each trained for ``epochs``."""
     rows = []
     for run in runs:
-        for facts in grid(run):
+        for facts in counted(list(grid(run)), log, f"seed {run.seed} epoch {run.epoch}: probes"):
             probe, x, y = _fitted(run, facts, seed, epochs)
             row = {}
             for split in x:
@@ -34,7 +35,7 @@ def embed_streams(runs: Iterable[Run], seed: int, epochs: int, log: Callable[[st
     """
     rows = []
     for run in runs:
-        for facts in grid(run):
+        for facts in counted(list(grid(run)), log, f"seed {run.seed} epoch {run.epoch}: embeddings"):
             part = run.parts[facts["task"], "test"]
             if facts["variable"] in part.cf_answers:
                 probe, x, _ = _fitted(run, facts, seed, epochs)

@@ -59,15 +59,15 @@ class Pair:
 class Setting:
     """A model with the paper's prompts at hand; ``ids`` [100] are the tokens of the years 00 to 99."""
 
-    def __init__(self, model: Model, prompts: pd.DataFrame, ids: list[int], chunk: int) -> None:
-        self.model, self.chunk = model, chunk
+    def __init__(self, model: Model, prompts: pd.DataFrame, ids: list[int], chunk: int, log: Log | None = None) -> None:
+        self.model, self.chunk, self.log = model, chunk, log
         self.ids = torch.tensor(ids, device=model.device)
         self._prompts = dict(tuple(prompts.groupby("dataset")))
 
     def on(self, model: Model) -> "Setting":
         """Return the same prompts with another model."""
         other = Setting.__new__(Setting)
-        other.model, other.chunk, other.ids, other._prompts = model, self.chunk, self.ids, self._prompts
+        other.model, other.chunk, other.log, other.ids, other._prompts = model, self.chunk, self.log, self.ids, self._prompts
         return other
 
     @property
@@ -109,7 +109,7 @@ class Setting:
             good = plain_run(self.model, data.good[chosen], positions, prefix(bad, shared, index))
             return Pair(good, take(bad, index), data.yy[chosen], data.direction, chosen)
 
-        for _, pair in in_chunks(run, len(data), self.chunk):
+        for _, pair in in_chunks(run, len(data), self.chunk, self.log):
             yield pair
 
     def score(self, x: Tensor, yy: Tensor, direction: str = "gt") -> tuple[Tensor, Tensor, Tensor]:

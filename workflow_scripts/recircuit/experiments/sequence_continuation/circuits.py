@@ -11,6 +11,7 @@ from recircuit.core.nodes import Circuit
 from recircuit.core.stats import stream
 from recircuit.experiments.overlaps import circuits_of
 from recircuit.experiments.sequence_continuation.setting import Setting, interval
+from recircuit.runs.progress import counted
 from recircuit.tasks.corpus import word_data
 from recircuit.tasks.sequence_continuation import TASKS
 
@@ -34,10 +35,10 @@ def circuit_scores(
     parts = []
     for task in TASKS:
         full = setting.full(task)
-        for key, circuit, tasks in jobs:
-            if task in tasks:
-                parts.append({**key, "data_task": task, **_score(setting, task, variant, circuit, full, seed, bootstrap_draws)})
-        log(f"{task}: {sum(task in tasks for _, _, tasks in jobs)} circuits scored")
+        here = [(key, circuit) for key, circuit, tasks in jobs if task in tasks]
+        for key, circuit in counted(here, log, f"{task}: circuits"):
+            parts.append({**key, "data_task": task, **_score(setting, task, variant, circuit, full, seed, bootstrap_draws)})
+        log(f"{task}: {len(here)} circuits scored")
     return pd.DataFrame(parts).assign(draw=lambda frame: frame["draw"].astype("Int32"))
 
 

@@ -17,6 +17,7 @@ from recircuit.methods.attribution import estimate, exact
 from recircuit.methods.edge_base import Base, base_of
 from recircuit.methods.edge_graph import graph_logits, without_each
 from recircuit.methods.paths import patch_edges
+from recircuit.runs.progress import Countdown
 
 Log = Callable[[str], None]
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.7)  # sizes of the graphs of attribution, as shares of the tested edges
@@ -60,8 +61,10 @@ def patched_edges(
     whose circuits are taken, ``edge_threshold`` the share below which an edge is kept.
     """
     parts = []
+    countdown = Countdown(trace["task"].nunique(), log, "circuits")
     for job in _jobs(setting, trace, variant, threshold):
         patched = patch_edges(job.base, job.circuit, job.prompts, job.corrupted, variant, setting.chunk)
+        countdown.step()
         if not patched.edges:
             continue
         ld = logit_diff(patched.logits.flatten(0, 1)).view(len(patched.edges), -1)
@@ -98,10 +101,12 @@ def attribute_edges(
     rows of edge_attribution, without model; scores are changes of the mean logit difference, in logits.
     """
     whole, parts = Circuit.full(setting.model.spec.n_layers, setting.model.spec.n_heads), []
+    countdown = Countdown(trace["task"].nunique(), log, "circuits")
     for job in _jobs(setting, trace, "published", threshold):
         everything = Job(job.task, whole, base_of(setting.model, whole, None, setting.chunk), *_data(job))
         for name, chosen in (("full", everything), ("circuit", job)):
             parts += _attributed(setting, name, chosen, seed, edge_top, log)
+        countdown.step()
     return pd.concat(parts, ignore_index=True)
 
 
@@ -146,6 +151,7 @@ def evaluate_graphs(
     graph's score, in percentage points, when one of its edges is removed too (minimality).
     """
     graphs, minimal = [], []
+    countdown = Countdown(trace["task"].nunique(), log, "circuits")
     for job in _jobs(setting, trace, variant, threshold):
         rows = edges[edges["task"] == job.task]
         tested = [Edge(*map(Node.parse, pair)) for pair in zip(rows["sender"], rows["receiver"], strict=True)]
@@ -154,6 +160,7 @@ def evaluate_graphs(
         graphs.append(_graph_rows(setting, job, frozenset(tested), chosen))
         minimal.append(_minimality(setting, job, set(tested) - set(kept), kept))
         log(f"{job.task}, {variant}: {len(chosen)} graphs, {len(kept)} kept edges removed one by one")
+        countdown.step()
     return pd.concat(graphs, ignore_index=True).astype({"draw": "Int32"}), pd.concat(minimal, ignore_index=True)
 
 

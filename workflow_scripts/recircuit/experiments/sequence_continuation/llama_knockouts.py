@@ -19,6 +19,7 @@ from recircuit.experiments.sequence_continuation.llama_heads import KnockOut
 from recircuit.methods.ablation import outputs
 from recircuit.runs.budget import Mean, in_chunks
 from recircuit.runs.generation import KnockOuts, generate_all
+from recircuit.runs.progress import counted
 from recircuit.tasks.llama_questions import Question, judged
 
 Log = Callable[[str], None]
@@ -70,7 +71,7 @@ def generate_knockouts(
 ) -> pd.DataFrame:
     """E12: return the rows of knockouts, without the column of the model. ``knockouts_of`` tells those of an experiment."""
     parts = []
-    for (experiment, subset), asked in _by_subset(questions).items():
+    for (experiment, subset), asked in counted(list(_by_subset(questions).items()), log, "subsets of prompts"):
         sets = knockouts_of(experiment)
         for ablation in ABLATIONS:
             used = sets if ablation == "zero" else [k for k in sets if k.draw < MEAN_DRAWS]

@@ -21,6 +21,7 @@ from recircuit.experiments.sequence_continuation.setting import node_columns, ty
 from recircuit.methods.ablation import Prompts, Reference, circuit_logits, mean_reference
 from recircuit.methods.pruning import Decision, Pruner
 from recircuit.methods.sweep import sweep_nodes
+from recircuit.runs.progress import counted
 
 Log = Callable[[str], None]
 SETS = {"published": "corrupted", "fixed": "corrupted_fixed"}
@@ -58,7 +59,8 @@ def prune_llama(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """E11: return the rows of llama_trace, llama_circuits and llama_drops, without the columns of model and variant."""
     trace, left, drops = [], [], []
-    for task, draw, clean, corrupted in cases(prompts, variant, model.device):
+    searches = list(cases(prompts, variant, model.device))
+    for task, draw, clean, corrupted in counted(searches, log, "searches"):
         reference = mean_reference(model, corrupted, "position", chunk)
         pruner = OnePass(model, clean, reference, threshold, chunk, corrupted=corrupted)
         key = {"task": task, "draw": draw}
