@@ -237,9 +237,11 @@ def test_patching_is_a_hook_on_a_whole_run(family, start, chunk):
         assert (found.patched[layer][0] - found.corrupted).abs().max() > 1e-4
 
 
-def test_patching_some_positions_and_reading_before_the_last_one(gpt2):
+@pytest.mark.parametrize("start", [2, 5])
+def test_patching_some_positions_and_reading_before_the_last_one(gpt2, start):
+    """Some prompts are read before the first position at which they differ, where nothing has changed yet."""
     theirs, model = gpt2
-    pairs = pairs_of()
+    pairs = pairs_of(start)
     pairs = PromptPairs(pairs.clean, pairs.corrupted, torch.arange(N) % 3 + 3, pairs.answers)
     mask = torch.rand(N, LENGTH, generator=rng(4)) < 0.5
     patches = {1: patches_of(), 3: patches_of(7)[:2]}

@@ -322,7 +322,7 @@ def to_mean_but(means: Float[Tensor, "L d"], directions: Float[Tensor, "L d"], *
 
     def change(layer: int, x: Tensor) -> Tensor:
         d, mean = axes[layer].to(x), means[layer].to(x)
-        own = (x - mean) @ d
+        own = x @ d if added else (x - mean) @ d
         return mean + own[..., None] * d
 
     return change
