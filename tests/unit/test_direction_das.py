@@ -28,6 +28,10 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=rng(seed), dtype=torch.float64)
+
+
 def prompts(n=12, length=7, vocab=50, start=SITE, pairs=3, seed=0):
     """Prompts that differ from position ``start`` on, read at their end."""
     clean = torch.randint(vocab, (n, length), generator=rng(seed))
@@ -328,6 +332,35 @@ def test_of_a_linear_model_the_best_direction_is_the_bisector(kind, gap):
     assert float((found.frame[:, 0] @ bisector).abs()) > 1 - 1e-6
     # The gain is (|g| |D| + g D) / 2 of g D.
     assert found.history[-1].train == pytest.approx(1 - (1 + gap) / (2 * gap), abs=1e-5)
+
+
+def test_the_published_rate_is_the_rotations_and_the_frames_is_ten_times_that():
+    batch = linear(0.6)[0]
+    for kind, rate in (("rotation", 1e-3), ("frame", 1e-2)):
+        found, expected = (search([batch], 2, Recipe(rate=r, epochs=5), kind) for r in (None, rate))
+        assert (found.frame - expected.frame).abs().max() == 0
+    assert Recipe() == Recipe(epochs=64, clip=1.0, seed=0)
+
+
+def test_at_a_large_width_both_kinds_agree_after_the_published_epochs():
+    """Of a model that saturates. At half of gpt2-small's width the rotation still lags a little: it has fewer parameters."""
+    width, n = 384, 30
+    reads, axis = F.normalize(random(2, width, seed=3))
+    signs = torch.tensor([1.0, -1.0]).repeat(n // 2).double()
+    base, *words = 0.1 * random(3, n, width, seed=4)
+    delta = signs[:, None] * (0.8 * reads + 0.6 * axis)
+    clean, corrupted = (base + words[i] + sign * delta for i, sign in ((0, 1), (1, -1)))
+
+    def logit_differences(h):
+        return signs.to(h) * 3 * torch.tanh(0.7 * h @ reads.to(h))
+
+    ends = torch.stack([logit_differences(clean), logit_differences(corrupted)], 1)
+    batch = Batch(clean.float(), corrupted.float(), logit_differences, ends.float())
+    fast, published = (search([batch], 1, Recipe(), kind) for kind in ("frame", "rotation"))
+    assert float((fast.frame * published.frame).sum()) > 0.95
+    assert -0.01 < published.history[-1].train - fast.history[-1].train < 0.02
+    slow = search([batch], 1, Recipe(rate=1e-3))
+    assert slow.history[-1].train > published.history[-1].train + 0.1  # the published rate is too small for the frame
 
 
 # ---- a planted axis -------------------------------------------------------------------------------------------------

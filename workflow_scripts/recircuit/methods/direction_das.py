@@ -19,12 +19,16 @@ from recircuit.methods.direction_hooks import Past, PromptPairs, close_layer, re
 
 Kind = Literal["rotation", "frame"]  # the published parameters, or the frame's own
 
+# A step of Adam moves each of the d^2 parameters of a rotation by its rate, and all of them move the frame: of its own d
+# parameters as many steps get as far only at a higher rate.
+RATES = {"rotation": 1e-3, "frame": 1e-2}
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a search is trained; Adam's other choices are torch's."""
+    """How a search is trained; Adam's other choices are torch's. Without a rate it is that of RATES."""
 
-    rate: float = 1e-3
+    rate: float | None = None
     epochs: int = 64
     clip: float = 1.0
     seed: int = 0
@@ -170,7 +174,7 @@ def search(train: Sequence[Batch], dims: int, recipe: Recipe, kind: Kind = "fram
     def frame() -> Float[Tensor, "d k"]:
         return orthonormal(free) if kind == "frame" else rotation_frame(free, dims)
 
-    optimizer = torch.optim.Adam([free], lr=recipe.rate, fused=True)
+    optimizer = torch.optim.Adam([free], lr=recipe.rate or RATES[kind], fused=True)
     ends, history = torch.cat([batch.ends for batch in train]), []
     for step in range(recipe.epochs * len(train)):
         batch = train[step % len(train)]
