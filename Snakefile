@@ -15,6 +15,10 @@ include: "rules/greater_than.smk"
 include: "rules/greater_than_figures.smk"
 include: "rules/circuit_probing.smk"
 include: "rules/circuit_probing_figures.smk"
+include: "rules/sentiment.smk"
+include: "rules/sentiment_circuit.smk"
+include: "rules/sentiment_reviews.smk"
+include: "rules/sentiment_text.smk"
 include: "rules/report.smk"
 
 

@@ -35,6 +35,11 @@ CORPUS_DATA = [
     "circuit_probing/linguistic_lexicon.json",
 ]
 GT_DATA = [f"greater_than/{name}.json" for name in ("nouns", "generalization_tasks", "eap_ig_regression")]
+SE_DATA = [
+    f"sentiment/{name}.json"
+    for name in ("prompt_lists_all_head", "prompt_lists_all_paper_era", "toy_sets", "toy_mood_stories", "toy_mood_names",
+                 "neutral_texts", "probed_words")
+]
 CP_DATA = [f"circuit_probing/{name}.json" for name in ("linguistic_lexicon", "linguistic_row_order")]
 TABLES = inventory.tables(config)
 GPU = int(gpu_wanted(config["device"]))
@@ -56,6 +61,21 @@ def either(names):
 def prompts_of(wildcards):
     """Input function: the prompts of every task that uses a model."""
     return inventory.prompts_of(config, wildcards.model)
+
+
+def fetched(source):
+    """The files of a data set of the hub, where they are put."""
+    return [f"cache/sentiment/sources/{source}/{name}" for name in config["sentiment"]["sources"][source]["files"]]
+
+
+def treebank_of(wildcards):
+    """Input function: the treebank, for models that can read it; the embedded ones have stand-ins."""
+    return {} if wildcards.model in TRAINED else {"treebank": fetched("treebank")}
+
+
+def text_of(wildcards):
+    """Input function: the running text, for models that can read it."""
+    return {} if wildcards.model in TRAINED else {"text": fetched("text")}
 
 
 def files_of(rule):

@@ -83,6 +83,27 @@ CP_LM_TABLES = (
     "lm_overlaps/{model}/cp_lm_overlaps",
 )
 
+# The tables of sentiment, under cache/sentiment/.
+SE_TABLES = (
+    *(f"prompts/{{model}}/{name}" for name in ("se_prompts", "se_positions")),
+    "regression/{model}/se_regression",
+    *(f"directions/{{model}}/{name}" for name in ("se_directions", "se_fit_accuracy", "se_pca_points")),
+    *(f"das/{{model}}/{name}" for name in ("se_directions", "se_das_history")),
+    "cosines/{model}/se_cosines",
+    *(f"patching/{{model}}/{name}" for name in ("se_patching", "se_patching_prompts")),
+    *(
+        f"circuit/{{model}}/{name}"
+        for name in ("se_act_patching", "se_path_patching", "se_dla", "se_attention", "se_head_scatter")
+    ),
+    *(f"circuit/{{model}}/{name}" for name in ("se_circuit", "se_sufficiency", "se_head_cosines", "se_localised")),
+    *(f"stories/{{model}}/{name}" for name in ("se_mood", "se_mood_paths")),
+    *(f"ablation/{{model}}/{name}" for name in ("se_examples", "se_ablation", "se_ablation_summary")),
+    *(f"running_text/{{model}}/{name}" for name in ("se_text_hist", "se_text_samples", "se_token_stats", "se_text_accuracy")),
+    *(f"text_loss/{{model}}/{name}" for name in ("se_text_loss", "se_text_loss_tokens")),
+    *(f"words/{{model}}/{name}" for name in ("se_neuroscope", "se_negation", "se_neurons")),
+    "steering/{model}/se_steering",
+)
+
 
 @dataclass(frozen=True)
 class Item:
@@ -159,6 +180,11 @@ def tables(config: Mapping) -> list[str]:
         for model in config.get("circuit_probing", {}).get("models", ())
         for table in CP_LM_TABLES
     ]
+    feelings = [
+        f"cache/sentiment/{table.format(model=model)}.parquet"
+        for model in config.get("sentiment", {}).get("models", ())
+        for table in SE_TABLES
+    ]
     lists = [f"circuits/{model}/published/overlaps" for model in PUBLISHED_LISTS]
     # Step by step beside the published traces, which only gpt2-small has.
     lists += [f"agreement/{model}/agreement" for model in chosen.get("models", ()) if model == "gpt2-small"]
@@ -167,6 +193,7 @@ def tables(config: Mapping) -> list[str]:
         + years
         + arithmetic_tables(config)
         + language
+        + feelings
     )
 
 
@@ -176,6 +203,7 @@ _PROMPTS = {
     ("sequence_continuation", "llama_models"): "cache/sequence_continuation/llama_prompts/{model}/llama_prompts.parquet",
     ("greater_than", "models"): "cache/greater_than/prompts/{model}/gt_prompts.parquet",
     ("circuit_probing", "models"): "cache/circuit_probing/sentences/{model}/cp_sentences.parquet",
+    ("sentiment", "models"): "cache/sentiment/prompts/{model}/se_prompts.parquet",
 }
 
 

@@ -1,0 +1,1 @@
+# Sentiment: the circuit on ToyMovieReview.

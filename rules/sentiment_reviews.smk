@@ -1,0 +1,1 @@
+# Sentiment: mood stories and reviews: summaries, and the direction removed.

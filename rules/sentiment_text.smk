@@ -1,0 +1,1 @@
+# Sentiment: running text, negation, steering, neurons.
