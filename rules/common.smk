@@ -10,7 +10,7 @@ os.environ.update(PYTHONPATH=str(SCRIPTS), HF_HUB_OFFLINE="1")
 
 from recircuit.core.errors import UserError
 from recircuit.study import inventory
-from recircuit.study.config import gpu_wanted, lookup, ordered, validate
+from recircuit.study.config import data_files, gpu_wanted, lookup, ordered, validate
 from recircuit.study.digest import code_digest, data_digest
 
 try:
@@ -21,7 +21,7 @@ except UserError as error:
 ENVIRONMENT = str(Path(workflow.basedir) / "envs" / "environment.yaml")
 MANIFEST = "cache/MANIFEST.tsv"
 CAPTION = "../workflow_scripts/report/caption.rst"
-LOCK = "configs/hub.lock.json"
+LOCK, GUARD = "configs/hub.lock.json", "cache/.hub.guard"
 CLAIMS = {path.stem: data_digest(path) for path in sorted((SCRIPTS / "recircuit" / "study" / "claims").glob("*.csv"))}
 DATA = SCRIPTS / "recircuit" / "tasks" / "data"
 SEQ_DATA = [f"sequence_continuation/{name}" for name in ("wordlists.json", "clean_prompts.csv", "corrupted_prompts.csv")]
@@ -64,8 +64,8 @@ def prompts_of(wildcards):
 
 
 def fetched(source):
-    """The files of a data set of the hub, where they are put."""
-    return [f"cache/sentiment/sources/{source}/{name}" for name in config["sentiment"]["sources"][source]["files"]]
+    """The files of a data set that is fetched, where they are put."""
+    return [f"cache/sentiment/sources/{source}/{name}" for name in data_files(config["sentiment"]["sources"][source])]
 
 
 def treebank_of(wildcards):

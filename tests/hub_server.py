@@ -1,4 +1,7 @@
-"""A loopback server that speaks the hub's protocol: ranges, redirects to a second host, and every way of going wrong."""
+"""A loopback server that speaks the hub's protocol: ranges, redirects to a second host, and every way of going wrong.
+
+It has the files of one model, of one data set, or of no repository at all, by the ``root`` of their addresses.
+"""
 
 import hashlib
 import re
@@ -8,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 REPO, REVISION = "owner/name", "0123456789abcdef0123456789abcdef01234567"
+MODEL, DATA = f"/{REPO}/resolve/{REVISION}", f"/datasets/{REPO}/resolve/{REVISION}"
 CONFIG = b'{"model_type": "gpt2"}'
 WEIGHTS = bytes(range(256)) * 1500  # 384 kB: several chunks
 FILES = {"config.json": CONFIG, "model.safetensors": WEIGHTS}
@@ -26,13 +30,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         server.requests.append((self.path, dict(self.headers)))
-        match = re.fullmatch(rf"(?:/{REPO}/resolve/{REVISION}|/cdn)/([^/?]+)(?:\?.*)?", self.path)
+        match = re.fullmatch(rf"(?:{re.escape(server.root)}|/cdn)/([^?]+)(?:\?.*)?", self.path)
         behave = server.script.pop(0) if server.script else None
         if match is None or match[1] not in server.files:
             self.answer(404, b"Entry not found")
         elif behave is not None:
             behave(self, server.files[match[1]])
-        elif server.cdn is not None and match[1].endswith(".safetensors"):
+        elif server.cdn is not None and match[1].endswith((".safetensors", ".parquet")):
             tag = {"X-Linked-ETag": f'"{sha(server.published)}"'} if server.published else {}
             where = f"http://127.0.0.1:{server.cdn.server_port}/cdn/{match[1]}?Signature=abc"
             self.answer(302, b"", Location=where, **tag)
@@ -65,12 +69,12 @@ class Handler(BaseHTTPRequestHandler):
 class Hub(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, files: dict[str, bytes]):
+    def __init__(self, files: Mapping[str, bytes], root: str):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files = dict(files)
+        self.files, self.root = dict(files), root
         self.requests = []  # (path, headers), in order of arrival
         self.script = []  # what the next requests meet instead of the usual answer
-        self.cdn = None  # where weights are redirected to
+        self.cdn = None  # where large files are redirected to
         self.published = None  # bytes whose hash is told in the redirect
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -82,9 +86,9 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextmanager
-def running(files: Mapping[str, bytes]) -> Iterator[Hub]:
-    """Serve files as ``owner/name`` at REVISION."""
-    server = Hub(files)
+def running(files: Mapping[str, bytes], root: str = MODEL) -> Iterator[Hub]:
+    """Serve files as those of the model ``owner/name`` at REVISION, or under another root."""
+    server = Hub(files, root)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server

@@ -118,7 +118,7 @@ def test_a_figure_for_another_model_of_the_config_needs_no_other_choice(project)
 
 def test_the_whole_paper_can_be_planned_without_its_models(project):
     found = planned(project, "all", "--configfile", "configs/paper.yaml")
-    assert found["fetch_model"] == 3 and found["train_model"] == 0
+    assert found["fetch_model"] == 7 and found["se_fetch_data"] == 1 and found["train_model"] == 0
 
 
 def test_the_cluster_profile_can_be_planned(project):

@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from hub_server import CONFIG, FILES, PINS, REPO, REVISION, WEIGHTS, cut, running, sha, status, whole, wrong
-from recircuit.core import hub
+from recircuit.core import download, hub
 from recircuit.core.errors import UserError
 from recircuit.core.hub import fetch_model, shards
 
@@ -176,11 +176,11 @@ def test_a_whole_file_beside_an_index_is_taken_as_it_is(server, fetch, folder):
 
 
 def test_lines_tell_size_and_progress(fetch, lines, monkeypatch):
-    monkeypatch.setattr(hub, "REPORT_EVERY", 0.0)
+    monkeypatch.setattr(download, "REPORT_EVERY", 0.0)
     fetch()
     assert any(re.fullmatch(r"model\.safetensors: 0\.4 MB in \d+\.\d s", line) for line in lines)
     assert any(re.fullmatch(r"model\.safetensors: 0 of 0 MB", line) for line in lines)
-    monkeypatch.setattr(hub, "REPORT_EVERY", 5.0)
+    monkeypatch.setattr(download, "REPORT_EVERY", 5.0)
     lines.clear()
     fetch()
     assert len(lines) == 2
@@ -282,8 +282,8 @@ def test_compressed_answer_is_unpacked(server, fetch, folder):
 
 def test_bytes_are_safe_on_disk_before_they_get_a_name(fetch, monkeypatch):
     events, replace = [], Path.replace
-    monkeypatch.setattr(hub.os, "fsync", lambda handle: events.append("sync"))
-    monkeypatch.setattr(hub.Path, "replace", lambda *paths: (events.append("name"), replace(*paths))[1])
+    monkeypatch.setattr(download.os, "fsync", lambda handle: events.append("sync"))
+    monkeypatch.setattr(download.Path, "replace", lambda *paths: (events.append("name"), replace(*paths))[1])
     fetch({"config.json": None})
     assert events == ["sync", "name", "name"]  # in staging, then in the folder
 
@@ -345,7 +345,7 @@ def test_one_bad_file_moves_none(server, fetch, folder):
 
 def test_busy_server_is_asked_again_ever_later(server, fetch, folder, lines, monkeypatch):
     pauses = []
-    monkeypatch.setattr(hub.time, "sleep", pauses.append)
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
     server.script = [status(503), status(500), status(429)]
     fetch({"config.json": None}, backoff=2.0)
     assert pauses == [2.0, 4.0, 8.0]
@@ -357,7 +357,7 @@ def test_busy_server_is_asked_again_ever_later(server, fetch, folder, lines, mon
     ("headers", "seconds"),
     [
         ({"Retry-After": "7"}, 7.0),
-        ({"Retry-After": "100000"}, hub.MAX_WAIT),
+        ({"Retry-After": "100000"}, download.MAX_WAIT),
         ({"Retry-After": "0"}, 0.5),
         ({"RateLimit": '"resolvers";r=0;t=55'}, 55.0),
         ({"RateLimit": '"resolvers";r=9;t=55'}, 0.5),
@@ -366,7 +366,7 @@ def test_busy_server_is_asked_again_ever_later(server, fetch, folder, lines, mon
 )
 def test_server_says_how_long_to_wait(server, fetch, monkeypatch, headers, seconds):
     pauses = []
-    monkeypatch.setattr(hub.time, "sleep", pauses.append)
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
     server.script = [status(429, **headers)]
     fetch({"config.json": None}, backoff=0.5)
     assert pauses == [seconds]
@@ -381,7 +381,7 @@ def test_server_that_stays_broken_is_told(server, fetch, folder):
 
 
 def test_silent_server_is_a_failed_attempt(server, fetch, folder, monkeypatch):
-    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
     free = threading.Event()
     server.script = [lambda handler, data: free.wait(10)]
     fetch({"config.json": None})

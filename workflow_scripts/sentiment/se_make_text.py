@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recircuit.core.files import file_or_folder
 from recircuit.core.tokenizer import Tokenizer
 from recircuit.study.job import run
 from recircuit.tasks import reviews, running_text
@@ -16,7 +17,7 @@ def main(job) -> None:
     tokenizer, most, choice = Tokenizer.load(Path(job.input.tokenizer).parent), job.spec["text_rows"], job.spec["model"]
     if job.input.get("text"):
         documents, source, recipes = (
-            running_text.read_documents(Path(job.input.text[0]).parent),
+            running_text.read_documents(file_or_folder(job.input.text)),
             "openwebtext-10k",
             ("current", "1.x"),
         )

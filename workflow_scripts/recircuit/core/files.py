@@ -3,7 +3,7 @@
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def file_or_folder(paths: Iterable[str | Path]) -> Path:
+    """Return the file that is there alone, or of several files the folder that holds them all."""
+    return Path(os.path.commonpath([str(path) for path in paths]))
 
 
 def sha256(path: str | Path) -> str:

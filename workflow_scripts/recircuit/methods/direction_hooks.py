@@ -243,7 +243,7 @@ def _patch(model: Model, pairs: PromptPairs, patches, chunk: int, positions: Ten
     part = pairs.rows(rows)
     clean, corrupted, vectors = streams(model, part.clean), streams(model, part.corrupted), readout(model, part.answers)
     ends = (read(model, at(found[-1], part.end), vectors) for found in (clean, corrupted))
-    start, stop = _span(part)
+    start, stop = span(part)
     past = Past.of(model, corrupted, start, range(min(patches, default=0), model.spec.n_layers))
     done, shares, wholes = {}, {}, {}
     for layer, chosen in patches.items():
@@ -253,20 +253,21 @@ def _patch(model: Model, pairs: PromptPairs, patches, chunk: int, positions: Ten
             delta = delta * positions[rows, start:stop, None]
         found = [
             _patch_group(model, layer, x, delta, some, past, part.end - start, vectors)
-            for some in _groups(chosen, max(1, chunk // len(part)))
+            for some in groups(chosen, max(1, chunk // len(part)))
         ]
         done[layer], shares[layer] = (torch.cat(column) for column in zip(*found, strict=True))
         wholes[layer] = delta.square().sum((1, 2))
     return Patched(*ends, done, shares, wholes)
 
 
-def _span(pairs: PromptPairs) -> tuple[int, int]:
+def span(pairs: PromptPairs) -> tuple[int, int]:
     """Return the first position that patching can change, and the first that nothing reads."""
     differ = (pairs.clean != pairs.corrupted).any(0).nonzero()
     return min([*differ[:1, 0].tolist(), int(pairs.end.min())]), int(pairs.end.max()) + 1
 
 
-def _groups(items: Sequence, size: int) -> list[Sequence]:
+def groups(items: Sequence, size: int) -> list[Sequence]:
+    """Cut a sequence into parts of ``size`` items, the last one shorter."""
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 

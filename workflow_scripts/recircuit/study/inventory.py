@@ -88,19 +88,22 @@ SE_TABLES = (
     *(f"prompts/{{model}}/{name}" for name in ("se_prompts", "se_positions")),
     "regression/{model}/se_regression",
     *(f"directions/{{model}}/{name}" for name in ("se_directions", "se_fit_accuracy", "se_pca_points")),
-    *(f"das/{{model}}/{name}" for name in ("se_directions", "se_das_history")),
+    *(f"das/{{model}}/{name}" for name in ("se_directions", "se_das_history", "se_fit_accuracy")),
     "cosines/{model}/se_cosines",
-    *(f"patching/{{model}}/{name}" for name in ("se_patching", "se_patching_prompts")),
+    *(f"patching/{{model}}/{name}" for name in ("se_patching", "se_patching_prompts", "se_patching_best", "se_patching_null")),
     *(
         f"circuit/{{model}}/{name}"
         for name in ("se_act_patching", "se_path_patching", "se_dla", "se_attention", "se_head_scatter")
     ),
-    *(f"circuit/{{model}}/{name}" for name in ("se_circuit", "se_sufficiency", "se_head_cosines", "se_localised")),
-    *(f"stories/{{model}}/{name}" for name in ("se_mood", "se_mood_paths")),
-    *(f"ablation/{{model}}/{name}" for name in ("se_examples", "se_ablation", "se_ablation_summary")),
-    *(f"running_text/{{model}}/{name}" for name in ("se_text_hist", "se_text_samples", "se_token_stats", "se_text_accuracy")),
+    *(f"circuit/{{model}}/{name}" for name in ("se_circuit", "se_sufficiency", "se_ablated_circuit")),
+    *(f"circuit/{{model}}/{name}" for name in ("se_head_cosines", "se_localised", "se_gradients")),
+    *(f"stories/{{model}}/{name}" for name in ("se_mood", "se_mood_summary", "se_mood_ratios", "se_mood_paths")),
+    "stories/{model}/se_mood_attention",
+    *(f"ablation/{{model}}/{name}" for name in ("se_examples", "se_ablation", "se_ablation_summary", "se_comma_distance")),
+    *(f"running_text/{{model}}/{name}" for name in ("se_text_hist", "se_text_samples", "se_text_stats", "se_token_stats")),
+    *(f"running_text/{{model}}/{name}" for name in ("se_text_accuracy", "se_text_auc")),
     *(f"text_loss/{{model}}/{name}" for name in ("se_text_loss", "se_text_loss_tokens")),
-    *(f"words/{{model}}/{name}" for name in ("se_neuroscope", "se_negation", "se_neurons")),
+    *(f"words/{{model}}/{name}" for name in ("se_neuroscope", "se_negation", "se_neurons", "se_one_sided")),
     "steering/{model}/se_steering",
 )
 

@@ -265,22 +265,23 @@ def corrupted_rows(n: int) -> list[int]:
 # ---- single words ---------------------------------------------------------------------------------------------------
 
 
-def negation_table(tokenizer: Tokenizer, log: Log) -> pd.DataFrame:
+def negation_table(tokenizer: Tokenizer, log: Log, kind: str = "negation") -> pd.DataFrame:
     """Return the sentences with a negated word: item, text, word, tokens, position (the word's last token), weak (spec 2.7).
 
-    ``weak``: the probed word is the "short" of "nothing short of". Sentences with words that the tokenizer lacks are left out.
+    ``weak``: the probed word is the "short" of "nothing short of". Of the ``kind`` plain the same words, by the same items, are
+    not negated. Sentences with words that the tokenizer lacks are left out.
     """
-    rows, items = [], word_data("sentiment/probed_words")["negation"]
+    rows, items = [], word_data("sentiment/probed_words")[kind]
     for i, item in enumerate(items):
         template = re.sub(rf"\b{item['word']}\b", "<PROBED>", item["text"], count=1)
         try:
             layout = lay_out(tokenizer, template, {"PROBED": item["word"]}, {})
         except UserError:
             continue
-        rows.append({"item": i, "text": item["text"], "word": item["word"], "tokens": layout.tokens,
+        rows.append({"item": item.get("item", i), "text": item["text"], "word": item["word"], "tokens": layout.tokens,
                      "position": layout.positions["PROBED"], "weak": item.get("weak", False)})  # fmt: skip
     if len(rows) < len(items):
-        log(f"negation: {len(items) - len(rows)} of {len(items)} sentences have words that the tokenizer lacks; left out")
+        log(f"{kind}: {len(items) - len(rows)} of {len(items)} sentences have words that the tokenizer lacks; left out")
     return pd.DataFrame(rows, columns=["item", "text", "word", "tokens", "position", "weak"])
 
 
