@@ -272,10 +272,20 @@ def test_a_word_that_is_left_out_is_judged_by_a_fit_to_the_others(accuracies, wo
         assert (row["correct"], row["n"], row["rule"]) == (hits, 30, "midpoint")
 
 
-def test_random_directions_are_scored_by_the_middle_alone(accuracies):
+def test_random_directions_are_scored_by_the_middle_alone_turned_to_the_training_words_side(accuracies, directions, words):
     rows = accuracies[accuracies["method"] == "random"]
     assert set(rows["rule"]) == {"midpoint"} and len(rows) == 2 * len(TESTS) * (LAYERS + 1) and rows["auc"].notna().all()
-    assert rows[rows["test_set"] == "train"]["auc"].min() >= 0.4  # turned to the training words' side
+    drawn = directions[(directions["method"] == "random") & (directions["variant"] == "paper")].set_index("layer")["vector"]
+    train, test, turned = words(), words(split="test", column="word_vrb"), 0
+    for layer in range(LAYERS + 1):
+        x, y = train.x[layer], test.x[layer]
+        vector = oriented(np.asarray(drawn[layer], float), x, train.labels)
+        turned += vector[0] != drawn[layer][0]
+        middle = ((x[train.labels] @ vector).mean() + (x[~train.labels] @ vector).mean()) / 2
+        row = row_of(rows, variant="paper", layer=layer, position="ADJ", test_position="VRB")
+        assert row["correct"] == ((y @ vector > middle) == test.labels).sum()
+        assert row["auc"] == pytest.approx(roc_auc_score(test.labels, np.round(y @ vector, 5)), abs=1e-9)
+    assert 0 < turned <= LAYERS
 
 
 # ---- principal components -------------------------------------------------------------------------------------------

@@ -302,7 +302,7 @@ def text(tokenizer):
         np.array(tokenizer.encode("the movie was good, I loved it. bad, I hated it. great awful")),
     )
     frame = pd.DataFrame({"recipe": "current", "row": range(40), "tokens": list(rng.choice(ids, (40, 12)))})
-    older = frame.assign(recipe="1.x")
+    older = frame.assign(recipe="1.x", tokens=[row[::-1] for row in frame["tokens"]])
     prompts = pd.DataFrame({
         "set": "movie", "split": ["train", "train", "test"], "variant": "paper", "word_adj": ["good", "bad", "great"],
     })  # fmt: skip
@@ -311,6 +311,8 @@ def text(tokenizer):
 
 def test_running_text_has_one_recipe_labels_and_fitted_words(text, tokenizer):
     assert text.tokens.shape == text.codes.shape == (40, 12)
+    ids = np.array(tokenizer.encode("the movie was good, I loved it. bad, I hated it. great awful"))
+    assert np.array_equal(text.tokens, np.random.default_rng(5).choice(ids, (40, 12)))
     assert sorted(tokenizer.decode(text.fitted.tolist())) == ["bad", "good"]
     assert tokenizer.single("great") in text.groups["positive words"]
     found = {tokenizer.decode([t])[0]: text_labels.LABELS[c] for t, c in zip(text.tokens.flat, text.codes.flat, strict=True)}

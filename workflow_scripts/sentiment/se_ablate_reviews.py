@@ -14,12 +14,14 @@ from recircuit.study.job import run
 from recircuit.study.tables import schema
 
 RECIPE = "current"  # of the running text
+KEPT = 4
 
 
 def main(job) -> None:
     model, tokenizer = open_model(job), Tokenizer.load(Path(job.input.tokenizer).parent)
     directions = pd.concat([job.read("se_directions"), job.read("se_directions", job.input.das)], ignore_index=True)
-    ablations = Ablations(model, tokenizer, directions, chunk_of(job, model, LONGEST))
+    # Streams, queries, keys and values of all layers are kept: as much as the widest layer needs for a few times the tokens.
+    ablations = Ablations(model, tokenizer, directions, chunk_of(job, model, KEPT * LONGEST))
     text = job.read("se_text").query("recipe == @RECIPE").sort_values("row")["tokens"]
     found = tables(ablations, prompts(job.read("se_reviews"), tokenizer), np.stack(text), job.spec, job.log)
     for name, table in found.items():

@@ -110,7 +110,7 @@ def localised(means: ClassMeans, axes: Axes, dataset: str, n: int) -> pd.DataFra
             share = torch.where(changes, along / size, 0.0)
             # The classes are of one size: the mean over prompts, each with its class's sign, is half of the change.
             values = {"dot": along / 2, "flip": size, "flip_share": share}
-            columns = {name: value.flatten().cpu() for name, value in values.items()}
+            columns = {name: value.flatten().cpu().numpy() for name, value in values.items()}
             found.append(where.assign(direction=method, alignment=alignment, **columns))
     return pd.concat(found, ignore_index=True).assign(dataset=dataset, n=n)
 

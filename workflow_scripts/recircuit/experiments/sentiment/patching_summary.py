@@ -130,7 +130,7 @@ def best_table(patching: pd.DataFrame, n_layers: int) -> pd.DataFrame:
     ``train``: for every metric that with the largest part of the logit difference on the movie prompts for training; ``dev``:
     on the reviews of dev in the same scaffold. These two leave out the final stream, which is a readout.
     """
-    plain = patching[is_plain(patching) & patching["value"].notna()].sort_values("layer")
+    plain = patching[is_plain(patching) & patching["value"].notna()].sort_values("layer", ignore_index=True)
     # Which reviews are looked at does not change the directions: those are fitted on the paper's prompts.
     plain = plain.assign(fitted=plain["variant"].where(plain["scaffold"] == "toy", "paper"), readout=plain["layer"] == n_layers)
     inner = plain[(plain["metric"] == "logit_diff") & ~plain["readout"]]

@@ -1,6 +1,6 @@
 """Directions ablated at the commas of reviews, or everywhere, and the controls that the paper does not give (3.8, 8)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -66,8 +66,9 @@ class Marks:
             free = inside & ~commas & (self.words[tokens] if name == "random words" else True)
             found = self._drawn(name, free, commas.sum(1), batch.rows["sentence_index"], draw)
         else:
-            found = {"review": inside, "commas": commas, "periods": inside & (tokens == self.period),
-                     "before commas": inside & np.roll(commas, -1, 1) & ~commas}[name]  # fmt: skip
+            before = np.pad(commas[:, 1:], ((0, 0), (0, 1))) & inside & ~commas
+            periods = inside & (tokens == self.period)
+            found = {"review": inside, "commas": commas, "periods": periods, "before commas": before}[name]
         return torch.from_numpy(found).to(batch.tokens.device)
 
     def _drawn(self, name: str, free: np.ndarray, counts: np.ndarray, sentences: pd.Series, draw: int) -> np.ndarray:
@@ -129,20 +130,26 @@ class Ablations:
             zero = torch.zeros_like(found[0])
             self.directions[name] = torch.stack([found.get(layer, zero) for layer in range(model.spec.n_layers + 1)])
 
-    def means(self, reviews: pd.DataFrame, text: np.ndarray, log: Log) -> Means:
-        """Take the means over the commas of the reviews that are kept, and of some rows [n T] of running text."""
-        found, weights = [], []
-        for label in (1, 0):
-            own = reviews[reviews["label"] == label]
-            batches = ((batch.tokens, self.marks.mask("commas", batch)) for batch in self._batches(own))
-            found.append(masked_means(self.model, batches).to(self.model.dtype))
-            weights.append(own["n_commas"].sum() / len(own))
+    def text_mean(self, text: np.ndarray, log: Log) -> Float[Tensor, "L d"] | None:
+        """Take the mean over the commas of some rows [n T] of running text, or of none when there is no comma."""
         rows = torch.from_numpy(text[:TEXT_ROWS]).long()
         commas = int((rows == self.marks.comma).sum())
         log(f"running text: {commas} commas in {len(rows)} rows" + ("" if commas else "; no mean is taken over it"))
         parts = (part.to(self.model.device) for part in rows.split(max(1, self.chunk // 8)))
-        means = masked_means(self.model, ((part, part == self.marks.comma) for part in parts)) if commas else None
-        return Means(*found, (weights[0], weights[1]), None if means is None else means.to(self.model.dtype))
+        return self._mean((part, part == self.marks.comma) for part in parts) if commas else None
+
+    def means(self, reviews: pd.DataFrame, text: Float[Tensor, "L d"] | None) -> Means:
+        """Take the means over the commas of the reviews that are kept, by class."""
+        found, weights = [], []
+        for label in (1, 0):
+            own = reviews[reviews["label"] == label]
+            batches = [(batch.tokens, self.marks.mask("commas", batch)) for batch in self._batches(own)]
+            found.append(self._mean(batches))
+            weights.append(sum(int(mask.sum()) for _, mask in batches) / len(own))
+        return Means(*found, (weights[0], weights[1]), text)
+
+    def _mean(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Float[Tensor, "L d"]:
+        return masked_means(self.model, batches).to(self.model.dtype)
 
     def _batches(self, reviews: pd.DataFrame) -> Iterator[Reviews]:
         for batch in by_length(reviews, self.model.device):

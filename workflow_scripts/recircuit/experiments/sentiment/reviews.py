@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from recircuit.experiments.sentiment.review_ablation import Ablations
 from recircuit.experiments.sentiment.review_baseline import LONGEST, SUBSTITUTE, baseline, cut, enough, preference
@@ -20,7 +21,7 @@ Tables = dict[str, pd.DataFrame]
 
 
 def ablate(
-    ablations: Ablations, scaffold: str, examples: pd.DataFrame, text: np.ndarray, choices: dict, log: Log
+    ablations: Ablations, scaffold: str, examples: pd.DataFrame, text: Tensor | None, choices: dict, log: Log
 ) -> tuple[pd.DataFrame, Tables]:
     """Ablate in the reviews of one scaffold that are kept; return the examples, first sample marked, and the other tables."""
     substitute, kept = scaffold == SUBSTITUTE, examples[examples["kept"]]
@@ -30,7 +31,7 @@ def ablate(
             f"{scaffold}: {long} of {len(kept)} prompts are longer than {LONGEST} tokens"
             + ("" if substitute else " and are cut")
         )
-    means = ablations.means(cut_kept, text, log)
+    means = ablations.means(cut_kept, text)
     seeds: Sequence[int] = choices["ablation_seeds"]
     found = ablations.run(cut_kept, ablations.conditions(scaffold, means, choices["random_directions"], seeds))
     samples = Samples.of(examples, seeds)
@@ -54,10 +55,11 @@ def _says(summary: pd.DataFrame) -> str:
 def tables(ablations: Ablations, prompts_of: dict[str, pd.DataFrame], text: np.ndarray, choices: dict, log: Log) -> Tables:
     """Return the four tables; of a scaffold of which too few reviews are kept there are examples alone."""
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in NAMES}
+    mean = ablations.text_mean(text, log)
     for scaffold, reviews in prompts_of.items():
         examples = baseline(ablations.model, reviews, scaffold, ablations.chunk, log)
         if enough(examples, scaffold, log):
-            examples, others = ablate(ablations, scaffold, examples, text, choices, log)
+            examples, others = ablate(ablations, scaffold, examples, mean, choices, log)
             for name, table in others.items():
                 found[name].append(table)
         found["se_examples"].append(examples[EXAMPLE_COLUMNS])

@@ -202,7 +202,7 @@ def ratios(summary: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for signs in ("commas", "commas_and_periods") if len(wide) else ():
         own = wide.assign(ratio=wide[signs] / wide["pre_comma"]).reset_index()
-        own["k"] = own["variant"].str.extract(r"^k(\d+)_", expand=False).fillna(0).astype(int)
+        own["k"] = own["variant"].str.extract(r"^k(\d+)_", expand=False).fillna("0").astype(int)
         for (people, layers, k), part in own.groupby(["people", "layer_range", "k"]):
             rows.append({
                 "people": people, "layer_range": layers, "numerator": signs, "k": k, "n_texts": len(part),

@@ -20,7 +20,7 @@ ITEMS = {
     "a18-attention-patterns": ("patterns", "movie"),
     "a19-attention-and-output": ("scatter", "movie"),
     "a23-classification-attribution": ("attribution", "classification"),
-    "x15-notebook-attribution": ("attribution", "circuit"),
+    "x35-notebook-attribution": ("attribution", "circuit"),
 }
 ATTENTION, MLP, EMBEDDING = "#2c6fbb", "#e08214", "#7f7f7f"
 
@@ -47,7 +47,7 @@ def attribution(dla: pd.DataFrame, title: str) -> Figure:
     width, height = size_of(heads)
     top = max(8.4, 0.22 * (dla["kind"] == "layer").sum() + 4.2)
     figure = plt.figure(figsize=(max(top, width + 1), height + 4.0))
-    grid = figure.add_gridspec(2, 2, height_ratios=(3.0, height), width_ratios=(1, 1.25))
+    grid = figure.add_gridspec(2, 2, height_ratios=(3.0, height), width_ratios=(1, 1.5))
     lens_line(figure.add_subplot(grid[0, 0]), dla[dla["kind"] == "lens"])
     writers(figure.add_subplot(grid[0, 1]), dla[dla["kind"] == "layer"])
     axes = figure.add_subplot(grid[1, :])
@@ -63,7 +63,7 @@ def lens_line(axes: Axes, rows: pd.DataFrame) -> None:
     x, y = x.to_numpy()[order], rows["value"].to_numpy(float)[order]
     axes.plot(x, y, color="black", marker="o", markersize=3, linewidth=1)
     axes.axhline(0, color="#999999", linewidth=0.8)
-    axes.annotate(number(y[-1], 2), (x[-1], y[-1]), xytext=(-4, -12), textcoords="offset points", ha="right", fontsize=8)
+    axes.annotate(number(y[-1], 2), (x[-1], y[-1]), xytext=(-6, 2), textcoords="offset points", ha="right", fontsize=8)
     axes.set_xlabel("layer (half: behind its attention)", fontsize=9)
     axes.set_ylabel("logit difference (logits)", fontsize=9)
     axes.set_title("the stream so far", fontsize=10)

@@ -12,7 +12,7 @@ from recircuit.experiments.sentiment.roles import DATASETS, FINAL, Head, heads_i
 from recircuit.figures.attention_maps import shown_token
 from recircuit.figures.sentiment.circuit_maps import head_matrix, position_matrix, signed_panel
 from recircuit.figures.sentiment.look import NEGATIVE, POSITIVE
-from recircuit.figures.style import plt
+from recircuit.figures.style import number, plt
 
 COMPONENTS = {"z": "output z", "q": "query", "k": "key", "v": "value", "pattern": "attention pattern"}
 SITES = {"resid_pre": "stream entering the layer", "attn_out": "attention output", "mlp_out": "MLP output"}
@@ -22,8 +22,10 @@ NAMES = {
     "circuit": "25 pairs of the notebook, 1 pair of answers",
     "classification": "classification prompts",
 }
-DENOISING, NOISING = "logit difference restored (%)", "logit difference lost (%)"
+DENOISING, NOISING = "logit difference restored (%)", "change of the logit difference (%)"
 SHOWN = 15  # bars
+WIDE = 24  # positions that a panel may have beside two others
+INSET = 0.06  # of a cell, between it and its frame: neighbours keep frames of their own
 ITEMS = {
     "a11-head-patching": ("heads", "movie"),
     "a12-position-patching": ("positions", "movie"),
@@ -33,10 +35,10 @@ ITEMS = {
     "a20-classification-heads": ("heads", "classification"),
     "a21-classification-positions": ("positions", "classification"),
     "a22-classification-paths": ("final", "classification"),
-    "x11-notebook-heads": ("heads", "circuit"),
-    "x12-notebook-positions": ("positions", "circuit"),
-    "x13-notebook-paths": ("final", "circuit"),
-    "x14-data-sets": ("sets", ""),
+    "x31-notebook-heads": ("heads", "circuit"),
+    "x32-notebook-positions": ("positions", "circuit"),
+    "x33-notebook-paths": ("final", "circuit"),
+    "x34-data-sets": ("sets", ""),
 }
 
 
@@ -93,8 +95,8 @@ def frame(axes: Axes, matrix: pd.DataFrame, heads: Iterable[Head]) -> None:
     rows, columns = list(matrix.index), list(matrix.columns)
     for layer, head in heads:
         if layer in rows and head in columns:
-            corner = columns.index(head) - 0.5, rows.index(layer) - 0.5
-            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=0.9))
+            corner = columns.index(head) - 0.5 + INSET, rows.index(layer) - 0.5 + INSET
+            axes.add_patch(Rectangle(corner, 1 - 2 * INSET, 1 - 2 * INSET, fill=False, edgecolor="black", linewidth=0.8))
 
 
 def token_names(rows: pd.DataFrame, position: str, token: str) -> dict[int, str]:
@@ -109,9 +111,12 @@ def position_maps(patched: pd.DataFrame, title: str) -> Figure:
     names = token_names(rows, "position", "token")
     maps = {name: position_matrix(rows[rows["component"] == name], "value").rename(columns=names) for name in SITES}
     width, height = size_of(maps["resid_pre"])
-    figure, grid = plt.subplots(1, 3, figsize=(3 * width, height + 1.4))
+    wide = len(names) > WIDE
+    size = (width + 0.6, 3 * height + 2.6) if wide else (3 * width, height + 1.4)
+    figure, grid = plt.subplots(3 if wide else 1, 1 if wide else 3, figsize=size, sharex=wide)
     for axes, (name, matrix) in zip(grid, maps.items(), strict=True):
         signed_panel(figure, axes, matrix, SITES[name], DENOISING, ("layer", ""), turned=True)
+        axes.set_xticks(range(len(names)), list(matrix.columns), fontsize=7, rotation=90)  # every one of them
     figure.suptitle(title)
     return figure
 
@@ -120,10 +125,15 @@ def position_maps(patched: pd.DataFrame, title: str) -> Figure:
 
 
 def sender_map(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a map of senders, in percent; those in layers that no receiver hears are empty."""
+    """Return a map of senders, in percent; without the layers that no receiver hears."""
     matrix = 100 * rows.pivot(index="sender_layer", columns="sender_head", values="value").sort_index().sort_index(axis=1)
-    heads = heads_in(rows["receivers"].iloc[0])
-    return matrix.loc[matrix.index < max(layer for layer, _ in heads)] if heads else matrix
+    receivers = rows["receivers"].iloc[0]
+    return matrix if receivers == FINAL else matrix.loc[matrix.index < highest(receivers)]
+
+
+def highest(receivers: str) -> int:
+    """Return the layer of the highest head among receivers: the first that none of them hears."""
+    return max(layer for layer, _ in heads_in(receivers))
 
 
 def final_paths(paths: pd.DataFrame, framed: Iterable[Head], title: str) -> Figure:
@@ -151,7 +161,7 @@ def bars(axes: Axes, rows: pd.DataFrame) -> None:
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel(f"{NOISING}, 95 % interval", fontsize=8)
-    axes.set_title(f"the {len(chosen)} heads that it is lost by", fontsize=10)
+    axes.set_title(f"the {len(chosen)} heads by which most is lost", fontsize=10)
 
 
 def value_maps(paths: pd.DataFrame, framed: Iterable[Head], summary: int, title: str) -> Figure:
@@ -159,10 +169,11 @@ def value_maps(paths: pd.DataFrame, framed: Iterable[Head], summary: int, title:
     rows = paths[paths["receivers"] != FINAL]
     where = rows["sender_position"].fillna(-1).astype(int)
     panels = []
-    for receivers, own in rows.groupby("receivers", sort=False):
+    for receivers in sorted(rows["receivers"].unique(), key=lambda name: heads_in(name)[::-1], reverse=True):
+        own = rows[rows["receivers"] == receivers]
         for position in (-1, summary):
             here = own[where.loc[own.index] == position]
-            if len(here) and max(layer for layer, _ in heads_in(receivers)):
+            if len(here) and highest(receivers):
                 source = "all positions" if position < 0 else f"'{shown_token(here['sender_token'].iloc[0])}' ({position})"
                 panels.append((sender_map(here), f"from {source}\nto values of {receivers.removeprefix('v: ')}"))
     columns = min(3, len(panels))
@@ -182,12 +193,13 @@ def value_maps(paths: pd.DataFrame, framed: Iterable[Head], summary: int, title:
 def position_paths(paths: pd.DataFrame, title: str) -> Figure:
     """Draw the senders that matter most, each position alone, to the values of direct and of intermediate heads."""
     rows = paths[paths["sender_position"].notna()]
-    counts = rows.groupby("receivers", sort=False)["sender_position"].nunique()
-    sets = [receivers for receivers in counts.index[counts > 1] if max(layer for layer, _ in heads_in(receivers))]
+    counts = rows.groupby("receivers")["sender_position"].nunique()
+    sets = [receivers for receivers in counts.index[counts > 1] if highest(receivers)]
+    sets = sorted(sets, key=lambda name: heads_in(name)[::-1], reverse=True)
     names = token_names(rows, "sender_position", "sender_token")
     figure, grid = plt.subplots(1, len(sets), figsize=(0.36 * len(names) * len(sets) + 3.6, 5.2), squeeze=False)
     for axes, receivers in zip(grid[0], sets, strict=True):
-        own = rows[rows["receivers"] == receivers]
+        own = rows[(rows["receivers"] == receivers) & (rows["sender_layer"] < highest(receivers))]
         own = own.assign(sender=[f"{l}.{h}" for l, h in zip(own["sender_layer"], own["sender_head"], strict=True)])
         matrix = 100 * own.pivot(index="sender", columns="sender_position", values="value")
         order = matrix.abs().max(axis=1).sort_values(ascending=False, kind="stable").index[:SHOWN]
@@ -213,12 +225,14 @@ def data_sets(patched: pd.DataFrame, title: str) -> Figure:
         x, y = tables["movie"], tables[name]
         ends = [np.maximum(0, [t["value"] - t["ci_lo"], t["ci_hi"] - t["value"]]) for t in (x, y)]
         axes.errorbar(x["value"], y["value"], xerr=ends[0], yerr=ends[1], fmt="o", markersize=3, linewidth=0.6, color="#2c6fbb")
+        axes.margins(0.1)
         axes.axline((0, 0), slope=1, color="#999999", linewidth=0.8, linestyle="--")
-        for layer, head in x["value"].abs().nlargest(6).index:
+        largest = x["value"].abs().nlargest(8)
+        for layer, head in largest.index[largest > 0.1 * largest.max()]:
             axes.annotate(f"{layer}.{head}", (x.loc[(layer, head), "value"], y.loc[(layer, head), "value"]), fontsize=7,
                           xytext=(4, 3), textcoords="offset points")  # fmt: skip
         r = np.corrcoef(x["value"], y["value"])[0, 1]
-        axes.set_title(f"{NAMES[name]}\nn = {int(y['n'].iloc[0])}, r = {r:.3f}", fontsize=9)
+        axes.set_title(f"{NAMES[name]}\nn = {int(y['n'].iloc[0])}, r = {number(r, 3)}", fontsize=9)
         axes.set_xlabel(f"{NAMES['movie']}: {DENOISING}", fontsize=7)
         axes.set_ylabel(DENOISING, fontsize=8)
     figure.suptitle(title)

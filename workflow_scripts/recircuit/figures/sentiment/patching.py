@@ -50,11 +50,11 @@ def patching_item(file: str, tables: Mapping[str, pd.DataFrame], title: str) -> 
     patching, best, null = (tables[name] for name in ("se_patching", "se_patching_best", "se_patching_null"))
     if file == "f3a-patching":
         return table(best, title)
-    if file in ("f3b-patching-by-layer", "x3f-toy-by-layer"):
+    if file in ("f3b-patching-by-layer", "x16-toy-by-layer"):
         return by_layer(patching, null, file, title)
-    if file == "x3e-null":
+    if file == "x15-null":
         return histogram(patching, best, null, title)
-    draw = {"x3a-training-sets": training_sets, "x3b-transfer": transfer, "x3c-dose": doses, "x3d-variance-share": variance}
+    draw = {"x11-training-sets": training_sets, "x12-transfer": transfer, "x13-dose": doses, "x14-variance-share": variance}
     return draw[file](patching, title)
 
 

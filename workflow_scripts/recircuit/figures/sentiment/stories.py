@@ -12,10 +12,10 @@ from matplotlib.patches import FancyArrowPatch
 from recircuit.figures.heat_table import heat_table
 from recircuit.figures.sentiment.look import NEGATIVE, POSITIVE, SIGNED
 from recircuit.figures.style import number, plt
-from recircuit.tasks.sentiment_stories import POSITION_SETS
 
 CONDITIONS = {
-    "full_phrase": "full phrase", "pre_comma": "before the comma", "commas_and_periods": "commas and periods", "commas": "commas",
+    "full_phrase": "full phrase", "pre_comma": "before the comma", "commas_and_periods": "commas and periods",
+    "commas": "commas",
 }  # fmt: skip
 PEOPLE = {2: "two people", 1: "one person (substitute)"}
 SPLITS = {"notebook": "notebook", "names": "more names"}
@@ -173,8 +173,9 @@ def _arcs(axes: Axes, rows: pd.DataFrame, colour: str, name: str, signs: np.ndar
                                        linewidth=30 * weight, color=colour, alpha=0.65, arrowstyle="-"))  # fmt: skip
     shown = mean.drop(query)
     own = signs[: len(shown)]
-    told = f"from the {name}: {percent(shown[own].sum() / shown.sum())} of its attention to earlier tokens is on commas and periods"
-    axes.text(0.5, 2.75 * side, f"{told} ({percent(own.mean())} of them are)", color=colour, fontsize=9,
+    share = percent(shown[own].sum() / shown.sum())
+    told = f"from the {name}: {share} of its attention to earlier tokens is on commas and periods"
+    axes.text(0.5, 2.45 * side, f"{told} ({percent(own.mean())} of them are)", color=colour, fontsize=9,
               va="top" if above else "bottom")  # fmt: skip
 
 
@@ -182,7 +183,7 @@ def _words(axes: Axes, tokens: pd.DataFrame, signs: np.ndarray) -> None:
     for (place, token), sign in zip(tokens[["k", "token"]].to_numpy(), signs, strict=True):
         axes.text(place, 0, token.strip(), ha="center", va="center", fontsize=13 if sign else 8, rotation=0 if sign else 90,
                   color=NEGATIVE if sign else "black", weight="bold" if sign else "normal", parse_math=False)  # fmt: skip
-    axes.set(xlim=(0.3, tokens["k"].max() + 0.7), ylim=(-2.8, 2.8))
+    axes.set(xlim=(0.3, tokens["k"].max() + 0.7), ylim=(-2.5, 2.5))
     axes.set_axis_off()
 
 
@@ -228,8 +229,3 @@ def story_item(file: str, tables: Mapping[str, pd.DataFrame], title: str) -> Fig
     if file.startswith("t1b-"):
         return ratios(tables["se_mood_ratios"], tables["se_mood_summary"], title)
     return head_maps(tables["se_mood_paths"], title)
-
-
-def places() -> dict[str, str]:
-    """Return the names of positions in each set, for captions."""
-    return {CONDITIONS[name]: ", ".join(members) for name, members in POSITION_SETS.items()}
