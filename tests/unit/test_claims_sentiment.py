@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -577,16 +578,19 @@ def test_no_review_kept_is_a_number_too(claims):
 # ---- models that fail at the task -----------------------------------------------------------------------------------
 
 
-def test_what_a_model_that_fails_does_not_run_is_off(claims, placed, tmp_path):
-    """Stories that it cannot do have one row each; ratios and paths have none."""
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_a_model_that_fails_does_not_run_is_off(claims, alone):
+    """Stories that it cannot do have one row each; ratios and paths have none, or only those of stories of one person."""
     own = claims[claims["table"].str.startswith("se_mood") & (claims["model"] == PYTHIA)]
-    rows = [
-        STORY | {"subset": s, "condition": "task not solved", "layer_range": "none", "n_irrelevant": 0}
-        for s in ("all", *STORIES.values())
-    ]
+    failed = {"condition": "task not solved", "layer_range": "none", "n_irrelevant": 0}
+    rows = [STORY | failed | {"subset": subset} for subset in ("all", *STORIES.values())]
     tables = {(PYTHIA, "se_mood_summary"): pd.DataFrame(rows).assign(model=PYTHIA, ld_clean=0.1, ld_patched=0.1, relative=None)}
-    for name in ("se_mood_ratios", "se_mood_paths"):
-        tables[PYTHIA, name] = schema(name)[0].empty_table().to_pandas()
+    ratios, paths = (schema(f"se_mood_{name}")[0].empty_table().to_pandas() for name in ("ratios", "paths"))
+    if not alone:
+        k, heads = pd.DataFrame({"k": (0, 10, 18, 22)}), pd.DataFrame(product(range(32), range(32)), columns=["layer", "head"])
+        ratios = k.assign(people=1, layer_range="all", numerator="commas_and_periods", mean=0.5, model=PYTHIA)
+        paths = heads.assign(people=1, kind="reads", value=0.5, model=PYTHIA)
+    tables |= {(PYTHIA, "se_mood_ratios"): ratios, (PYTHIA, "se_mood_paths"): paths}
     card = score(own, tables)
     asked = card["id"].str.contains("clean")
     assert set(card.loc[asked, "ours"]) == {"0.1"} and asked.sum() == 5

@@ -324,12 +324,13 @@ def test_positions_are_labelled_by_their_tokens(tables):
     assert image_of(axes)[1, 4] == pytest.approx(rows["value"].iloc[0])
 
 
-def test_bars_are_the_most_negative_paths(tables):
+def test_bars_are_the_most_negative_paths(tables, monkeypatch):
+    monkeypatch.setattr(circuit_patching, "SHOWN", 5)
     figure = circuit_patching.circuit_item("a13-paths-to-logits", tables, "title")
     final = tables["se_path_patching"].query("dataset == 'movie' and receivers == 'final'").sort_values("value")
     bars = figure.axes[1]
     widths = [patch.get_width() for patch in bars.patches]
-    assert widths == pytest.approx((100 * final["value"]).tolist()[: len(widths)]) and bars.yaxis_inverted()
+    assert widths == pytest.approx((100 * final["value"]).tolist()[:5]) and bars.yaxis_inverted()
     first = final.iloc[0]
     assert bars.get_yticklabels()[0].get_text() == f"{first['sender_layer']}.{first['sender_head']}"
 
@@ -344,6 +345,20 @@ def test_maps_of_paths_to_values_stop_below_the_receivers(tables):
         top = max(layer for layer, _ in roles.heads_in(f"v: {names}"))
         wide = rows.pivot(index="sender_layer", columns="sender_head", values="value")
         assert np.abs(image_of(axes) - 100 * wide.to_numpy()[:top]).max() < 1e-12
+
+
+@pytest.mark.parametrize("file", ["a14-paths-to-values", "a15-paths-by-position"])
+def test_receivers_that_hear_nobody_are_said_to(tables, file):
+    rows = tables["se_path_patching"]
+    deaf = rows.assign(receivers=rows["receivers"].where(rows["receivers"] == "final", "v: 0.1, 0.3"))
+    figure = circuit_patching.circuit_item(file, tables | {"se_path_patching": deaf}, "title")
+    assert "no head's output reaches" in figure.axes[0].texts[0].get_text()
+
+
+def test_a_circuit_without_direct_heads_is_scattered_whole(case, paths):
+    named = paths[1].assign(role="circuit")
+    assert roles.scatter_heads("tiny", "movie", named) == roles.heads_of(paths[1])
+    assert set(scatter_table(case[1], "tiny", named)["dataset"]) == {"movie", "circuit"}
 
 
 def test_the_lens_goes_up_the_stream_and_writers_stand_in_its_order(tables):

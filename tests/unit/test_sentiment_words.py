@@ -263,6 +263,19 @@ def test_classes_of_cited_words(panel, text, right):
     assert words.is_of_class(panel, text) == right
 
 
+def test_windows_are_the_cited_ones_or_those_of_the_current_rows(small, pocket, directions, monkeypatch):
+    rows = np.full((6, 12), pocket.single(" the"))
+    rows[:, 0], rows[:, 5] = 0, pocket.single(" success")
+    rows[5, 5] = pocket.single(" mess")
+    monkeypatch.setattr(words, "WINDOW_ROWS", 5)
+    text = {"current": pd.Series(list(rows))}
+    found = words.windows(small[1], pocket, text, directions, 8, lambda line: None)
+    assert {text.source for text in found} == {"tails"} and all(text.row < 5 and text.panel == "nouns" for text in found)
+    monkeypatch.setattr(words, "cited_windows", lambda tokenizer, rows, log: [("cited", len(rows))])
+    both = text | {"1.x": pd.Series(list(rows[:2]))}
+    assert words.windows(small[1], pocket, both, directions, 8, print) == [("cited", 2)]
+
+
 # ---- whole texts ----------------------------------------------------------------------------------------------------
 
 
@@ -395,7 +408,7 @@ def passages():
     rng = np.random.default_rng(5)
     plain = [f" word{i}"[: int(rng.integers(2, 8))] for i in range(70)]
     many = [Token(text, value) for text, value in zip(plain, rng.normal(size=70), strict=True)]
-    odd = [Token(text, 0.1 * i, f"note {i} & <more>") for i, text in enumerate(STRANGE)]
+    odd = [Token(text, 0.1 * i, f'note {i} & <more> "said"') for i, text in enumerate(STRANGE)]
     return [
         Passage("first", [many], "one"), Passage("two texts", [many[:9], many[9:14], odd], "one"),
         Passage("x", [[Token("w" * 70, -2.5)]], "other"),
@@ -488,7 +501,9 @@ def test_the_page_holds_every_token_escaped_and_loads_nothing():
     reader.close()
     tokens = [token for passage in shown for text in passage.texts for token in text]
     assert reader.open == [] and reader.tokens == [coloured_text.visible(token.text) for token in tokens]
-    assert [note for note in reader.notes if note.startswith("note")] == [f"note {i} & <more>" for i in range(len(STRANGE))]
+    assert [note for note in reader.notes if note.startswith("note")] == [
+        f'note {i} & <more> "said"' for i in range(len(STRANGE))
+    ]
     assert "script" not in reader.tags and "link" not in reader.tags and "img" not in reader.tags and reader.loaded == []
     assert "<b>" not in page and "http" not in page and "url(" not in page and "@import" not in page
 

@@ -11,17 +11,10 @@ from recircuit.experiments.sentiment.negation import negation
 from recircuit.experiments.sentiment.neurons import neurons
 from recircuit.experiments.sentiment.running_text import vectors_of
 from recircuit.experiments.sentiment.setting import Setting
-from recircuit.experiments.sentiment.words import (
-    METHOD,
-    WINDOW_ROWS,
-    cited_windows,
-    neuroscope,
-    one_sided,
-    tail_windows,
-    whole_texts,
-)
+from recircuit.experiments.sentiment.words import METHOD, neuroscope, one_sided, whole_texts, windows
 from recircuit.study.compute import chunk_of, open_model
 from recircuit.study.job import run
+from recircuit.tasks.running_text import RECIPES
 from recircuit.tasks.sentiment import negation_table
 
 
@@ -29,15 +22,12 @@ def main(job) -> None:
     model, tokenizer = open_model(job), Tokenizer.load(Path(job.input.tokenizer).parent)
     found = pd.concat([job.read("se_directions", path) for path in (job.input.directions, job.input.das)])
     directions = vectors_of(model, found)
-    text = job.read("se_text")
-    recipes = {name: rows.set_index("row")["tokens"] for name, rows in text.groupby("recipe")}
-    rows = np.stack(recipes["current"])
+    text = {recipe: rows.set_index("row")["tokens"] for recipe, rows in job.read("se_text").groupby("recipe")}
+    rows = np.stack(text[RECIPES[0]])
     chunk = chunk_of(job, model, length=rows.shape[1])
     setting = Setting(model, job.read("se_prompts"), job.read("se_positions"), chunk)
-    windows = cited_windows(tokenizer, recipes.get("1.x", {}), job.log)
-    windows = windows or tail_windows(model, tokenizer, rows[:WINDOW_ROWS], directions, chunk, job.log)
+    texts = windows(model, tokenizer, text, directions, chunk, job.log) + whole_texts(setting, tokenizer, job.log)
     sentences = {kind == "negation": negation_table(tokenizer, job.log, kind) for kind in ("negation", "plain")}
-    texts = [*windows, *whole_texts(setting, tokenizer, job.log)]
     tables = {
         "se_neuroscope": neuroscope(model, tokenizer, texts, directions),
         "se_negation": negation(model, sentences, directions, job.read("se_text_stats")),

@@ -141,6 +141,8 @@ def scatter_table(setting: Setting, model_name: str, circuit: pd.DataFrame) -> p
     found = []
     for name, toy in datasets(setting).items():
         heads = scatter_heads(model_name, name, circuit)
+        if not heads:
+            continue
         for (layer, head), numbers in zip(heads, _scatter(setting, toy, heads).double().cpu().numpy(), strict=True):
             columns = dict(zip(("attention", "dot", "dot_difference"), numbers, strict=True))
             columns |= {"prompt_id": np.arange(len(toy)), "label": toy.positive.cpu().numpy().astype("int8")}

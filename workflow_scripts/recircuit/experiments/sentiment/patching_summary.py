@@ -161,7 +161,7 @@ def null_table(patching: pd.DataFrame) -> pd.DataFrame:
     draws = defined[(defined["draw"] >= 0) & defined["method"].isin((NULL, SHUFFLED))]
     for key, null in draws.groupby([*keys, "method"]):
         *where, name = key
-        values = null["value"].to_numpy()
+        values = null["value"].to_numpy(copy=True)
         facts = dict(zip(keys, where, strict=True)) | {"null": name, "draws": len(values), "mean": values.mean()}
         facts |= {"sd": values.std(ddof=1) if len(values) > 1 else 0.0, "lowest": values.min(), "highest": values.max()}
         same = plain[(plain[keys] == where).all(axis=1)]
@@ -196,4 +196,5 @@ def _line(rows: pd.DataFrame) -> str:
     if not len(plain):
         return what
     top = plain.loc[plain["value"].idxmax()]
-    return f"{what}: {top['method']} at layer {top['layer']} gives back {top['value']:.1f} % of the logit difference"
+    where = f"{top['method']} ({top['variant']}) at layer {top['layer']}"
+    return f"{what}: {where} gives back {top['value']:.1f} % of the logit difference"

@@ -141,9 +141,9 @@ def places_of(circuit: pd.DataFrame, dataset: str = "movie") -> list[tuple[int, 
 
 
 def scatter_heads(model: str, dataset: str, circuit: pd.DataFrame) -> list[Head]:
-    """Return the four heads of the scatter plot: the published, else the direct ones."""
+    """Return the heads of the scatter plot: the published four, else the direct ones, or all where roles have no names."""
     known = published(model, dataset).get("scatter")
-    return pairs(known) if known else heads_of(circuit, "direct", dataset=dataset)
+    return pairs(known) if known else heads_of(circuit, "direct", dataset=dataset) or heads_of(circuit, dataset=dataset)
 
 
 def pattern_heads(model: str, dataset: str, z_effects: Mapping[Head, float]) -> list[Head]:

@@ -16,8 +16,7 @@ from torch import Tensor
 from recircuit.core.model import Spec, at
 from recircuit.core.stats import bootstrap_percent, stream, wilson
 from recircuit.experiments.sentiment.axes import Axes
-from recircuit.experiments.sentiment.circuit import DATASETS
-from recircuit.experiments.sentiment.roles import places_of
+from recircuit.experiments.sentiment.roles import DATASETS, places_of
 from recircuit.experiments.sentiment.setting import Log, Setting, Toy
 from recircuit.methods.ablation import mean_reference
 from recircuit.methods.direction_hooks import centred, read, readout

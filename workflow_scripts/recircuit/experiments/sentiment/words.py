@@ -26,7 +26,7 @@ from recircuit.methods.directions import cosines
 from recircuit.runs.budget import Mean, in_chunks
 from recircuit.runs.forward import layer_step
 from recircuit.tasks.corpus import word_data
-from recircuit.tasks.running_text import whole_words
+from recircuit.tasks.running_text import RECIPES, whole_words
 from recircuit.tasks.sentiment import SIGNS, VERSIONS, fit_position, kept_words, negation_text
 from recircuit.tasks.sequence_probes import token_texts
 
@@ -177,6 +177,15 @@ def cited_windows(tokenizer: Tokenizer, rows: Mapping[int, Sequence[int]], log: 
         log("these are not the paper's rows; windows are chosen")
         return []
     return [_window(panel, rows[row], row, position, k, "cited") for panel, k, row, position in places]
+
+
+def windows(
+    model: Model, tokenizer: Tokenizer, text: Mapping[str, pd.Series], directions: Directions, chunk: int, log: Log
+) -> list[Text]:
+    """Return the paper's windows, or those at the tails; ``text`` maps a recipe of ``se_text`` to its tokens by row."""
+    current, former = RECIPES
+    found = cited_windows(tokenizer, text.get(former, {}), log)
+    return found or tail_windows(model, tokenizer, np.stack(text[current].iloc[:WINDOW_ROWS]), directions, chunk, log)
 
 
 # ---- whole texts ----------------------------------------------------------------------------------------------------

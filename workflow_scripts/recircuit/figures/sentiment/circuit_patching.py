@@ -176,6 +176,8 @@ def value_maps(paths: pd.DataFrame, framed: Iterable[Head], summary: int, title:
             if len(here) and highest(receivers):
                 source = "all positions" if position < 0 else f"'{shown_token(here['sender_token'].iloc[0])}' ({position})"
                 panels.append((sender_map(here), f"from {source}\nto values of {receivers.removeprefix('v: ')}"))
+    if not panels:
+        return unheard(title)
     columns = min(3, len(panels))
     n_rows = -(-len(panels) // columns)
     sizes = [size_of(matrix) for matrix, _ in panels]
@@ -196,6 +198,8 @@ def position_paths(paths: pd.DataFrame, title: str) -> Figure:
     counts = rows.groupby("receivers")["sender_position"].nunique()
     sets = [receivers for receivers in counts.index[counts > 1] if highest(receivers)]
     sets = sorted(sets, key=lambda name: heads_in(name)[::-1], reverse=True)
+    if not sets:
+        return unheard(title)
     names = token_names(rows, "sender_position", "sender_token")
     figure, grid = plt.subplots(1, len(sets), figsize=(0.36 * len(names) * len(sets) + 3.6, 5.2), squeeze=False)
     for axes, receivers in zip(grid[0], sets, strict=True):
@@ -206,6 +210,15 @@ def position_paths(paths: pd.DataFrame, title: str) -> Figure:
         chosen = matrix.loc[sorted(order, key=lambda name: tuple(map(int, name.split("."))))].rename(columns=names)
         heard = receivers.removeprefix("v: ")
         signed_panel(figure, axes, chosen, f"to values of {heard}", NOISING, ("sender", ""), turned=True)
+    figure.suptitle(title)
+    return figure
+
+
+def unheard(title: str) -> Figure:
+    """Say that there is no such path."""
+    figure, axes = plt.subplots(figsize=(6.4, 2.4))
+    axes.text(0.5, 0.5, "all receivers are in layer 0: no head's output reaches their values", ha="center", va="center")
+    axes.set_axis_off()
     figure.suptitle(title)
     return figure
 
