@@ -35,11 +35,9 @@ CORPUS_DATA = [
     "circuit_probing/linguistic_lexicon.json",
 ]
 GT_DATA = [f"greater_than/{name}.json" for name in ("nouns", "generalization_tasks", "eap_ig_regression")]
-SE_DATA = [
-    f"sentiment/{name}.json"
-    for name in ("prompt_lists_all_head", "prompt_lists_all_paper_era", "toy_sets", "toy_mood_stories", "toy_mood_names",
-                 "neutral_texts", "probed_words")
-]
+SE_LISTS = ("prompt_lists_all_head", "prompt_lists_all_paper_era", "toy_sets")
+SE_TEXTS = ("toy_mood_stories", "toy_mood_names", "neutral_texts", "probed_words")
+SE_DATA = [f"sentiment/{name}.json" for name in (*SE_LISTS, *SE_TEXTS)]
 CP_DATA = [f"circuit_probing/{name}.json" for name in ("linguistic_lexicon", "linguistic_row_order")]
 TABLES = inventory.tables(config)
 GPU = int(gpu_wanted(config["device"]))

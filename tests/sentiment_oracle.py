@@ -1,13 +1,76 @@
 """Small toy prompts of sentiment and transformers' GPT-2 with hooks on everything that heads write, in float64."""
 
 import pandas as pd
+import pytest
 import torch
+
+import oracle
+from recircuit.core.errors import UserError
+from recircuit.core.families import load
+from recircuit.experiments.sentiment.axes import Axes
+from recircuit.experiments.sentiment.setting import TRAIN, Setting
 
 N, LENGTH, WIDTH, LAYERS, HEADS, EACH = 8, 8, 32, 3, 4, 8
 PLACES = {"BOS": 0, "ADJ": 2, "VRB": 4, "SUM": 6, "END": 7}
 START = PLACES["ADJ"]  # all prompts begin alike
 ANSWERS = ([11, 12], [13, 14])  # positive ones, negative ones
 TIGHT = 1e-10
+
+
+FAMILIES = {
+    "gpt2": oracle.random_gpt2,
+    "neox": oracle.random_neox,
+    "llama": lambda: oracle.random_llama(num_key_value_heads=2),
+}
+
+
+def frozen(theirs, folder):
+    """Return a model of transformers without gradients of its weights, and ours of the same weights, in float64."""
+    theirs = theirs.requires_grad_(requires_grad=False)
+    return theirs, load(oracle.save(theirs, folder), dtype=torch.float64)
+
+
+def family_fixture(*names):
+    """Return a fixture of ``frozen`` models of some families, their norms and angles in float64 too."""
+
+    @pytest.fixture(scope="module", params=names)
+    def family(request, tmp_path_factory):
+        with pytest.MonkeyPatch.context() as patch:
+            oracle.exact_norms_and_angles(patch)
+            yield frozen(FAMILIES[request.param](), tmp_path_factory.mktemp(request.param))
+
+    return family
+
+
+def small_setting(folder):
+    """Return transformers' random GPT-2 with its recorder, and the setting of ours with ``prompts``."""
+    theirs, model = frozen(oracle.random_gpt2(), folder)
+    return Theirs(theirs), Setting(model, *prompts(), chunk=64)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """transformers' model, the setting, the training reviews and random directions."""
+    theirs, setting = small_setting(tmp_path_factory.mktemp("gpt2"))
+    return theirs, setting, setting.toy(*TRAIN), Axes.of(setting.model, directions())
+
+
+def refusal(call) -> str:
+    """Return what a call says when it refuses, in one line."""
+    with pytest.raises(UserError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def by_steps(columns):
+    """Return columns made orthonormal one after the other, Gram and Schmidt's way, for autograd."""
+    done = []
+    for column in columns.T:
+        for other in done:
+            column = column - (column @ other) * other
+        done.append(column / column.norm())
+    return torch.stack(done, 1)
 
 
 def rng(seed=0):

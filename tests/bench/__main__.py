@@ -17,6 +17,7 @@ from transformers import GPT2LMHeadModel
 
 import oracle
 from bench.component_patching import bench_component_patching
+from bench.directions import bench_directions
 from bench.edges import bench_edges
 from bench.generation import bench_generation
 from bench.probing import bench_probing
@@ -154,6 +155,7 @@ def main() -> None:
     torch.set_num_threads(1)
     bench_probing()
     bench_component_patching()
+    bench_directions()
     n, pocket, llama = options.prompts, options.models / "pocket", options.models / "pocket-llama"
     if (pocket / "model.safetensors").is_file() and (llama / "model.safetensors").is_file():
         slow = GPT2LMHeadModel.from_pretrained(pocket, local_files_only=True).eval()

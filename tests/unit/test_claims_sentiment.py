@@ -6,27 +6,22 @@ would find.
 """
 
 import hashlib
-import json
 import re
 from collections import defaultdict
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from tokenizers import AddedToken, pre_tokenizers
-from tokenizers import Tokenizer as HubTokenizer
-from tokenizers.models import BPE
 
 from recircuit.core.errors import UserError
-from recircuit.core.tokenizer import END_OF_TEXT, Tokenizer
 from recircuit.experiments.sentiment.fits import published_random
 from recircuit.study.scorecard import read_claims, score
 from recircuit.study.scorecard_page import claim_files
 from recircuit.study.tables import read_table, schema, write_table
 from recircuit.tasks.sentiment import toy_tables
+from sentiment_tokens import gpt2_tokenizer
 
 GPT2, PYTHIA = "gpt2-small", "pythia-2.8b"
 WRONG = 9.0
@@ -473,15 +468,7 @@ def test_random_directions_are_the_published_ones(claims):
 @pytest.fixture(scope="module")
 def prompts():
     """The toy prompts with the part of GPT-2's tokenizer that they need."""
-    merges = json.loads((Path(__file__).parents[1] / "data" / "gpt2_sentiment_tokenizer.json").read_text(encoding="utf-8"))[
-        "merges"
-    ]
-    vocab = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    vocab |= {pair.replace(" ", ""): i for pair, i in merges.items()} | {END_OF_TEXT: 50256}
-    inner = HubTokenizer(BPE(vocab, [tuple(pair.split(" ")) for pair in merges]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False)])
-    return toy_tables(Tokenizer(inner, "gpt2"), lambda line: None)[0].assign(model=GPT2)
+    return toy_tables(gpt2_tokenizer(), lambda line: None)[0].assign(model=GPT2)
 
 
 def test_the_prompts_are_as_many_and_as_long_as_published(claims, prompts):

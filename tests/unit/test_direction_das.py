@@ -20,6 +20,7 @@ from recircuit.methods.direction_das import (
     search,
 )
 from recircuit.methods.direction_hooks import PromptPairs
+from sentiment_oracle import by_steps, family_fixture, frozen
 
 SITE = 2  # the position that is patched
 
@@ -74,25 +75,12 @@ def differences(theirs, tokens, pairs, layer=None, position=None, vector=None):
     return total / pairs.answers.shape[1]
 
 
-FAMILIES = {
-    "gpt2": lambda: oracle.random_gpt2(),
-    "neox": lambda: oracle.random_neox(),
-    "llama": lambda: oracle.random_llama(num_key_value_heads=2),
-}
-
-
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def family(request, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        oracle.exact_norms_and_angles(patch)
-        theirs = FAMILIES[request.param]().requires_grad_(requires_grad=False)
-        yield theirs, load(oracle.save(theirs, tmp_path_factory.mktemp(request.param)), dtype=torch.float64)
+family = family_fixture("gpt2", "neox", "llama")
 
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
-    theirs = oracle.random_gpt2().requires_grad_(requires_grad=False)
-    return theirs, load(oracle.save(theirs, tmp_path_factory.mktemp("gpt2")), dtype=torch.float64)
+    return frozen(oracle.random_gpt2(), tmp_path_factory.mktemp("gpt2"))
 
 
 # ---- the run from one vector on -------------------------------------------------------------------------------------
@@ -239,16 +227,6 @@ def test_the_first_steps_of_the_published_search_are_those_of_plain_torch_with_h
     assert gradient.abs().max() > 1e-4 and (gradient - first).abs().max() < 1e-10
     assert gradient.norm() > recipe.clip  # it is clipped
     assert (expected - rotation_frame(initial(32, 0).double(), dims)).abs().max() > 1e-3
-
-
-def by_steps(columns):
-    """Gram and Schmidt, for autograd."""
-    done = []
-    for column in columns.T:
-        for other in done:
-            column = column - (column @ other) * other
-        done.append(column / column.norm())
-    return torch.stack(done, 1)
 
 
 @pytest.mark.parametrize("dims", [1, 3])

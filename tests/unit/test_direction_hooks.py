@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from sklearn.metrics import accuracy_score
 
 import oracle
-from recircuit.core.families import load
 from recircuit.core.stats import bootstrap_percent, stream
 from recircuit.methods import direction_hooks as hooks
 from recircuit.methods.direction_hooks import (
@@ -39,6 +38,7 @@ from recircuit.methods.direction_hooks import (
     to_mean_but,
 )
 from recircuit.runs.generation import generate
+from sentiment_oracle import family_fixture, frozen
 
 N, LENGTH, WIDTH, LAYERS = 10, 7, 32, 3
 
@@ -59,21 +59,12 @@ def pairs_of(start=2, seed=0, n=N):
     return PromptPairs(clean, corrupted, torch.full((n,), LENGTH - 1), answers)
 
 
-FAMILIES = {"gpt2": oracle.random_gpt2, "neox": oracle.random_neox, "llama": oracle.random_llama}
-
-
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def family(request, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        oracle.exact_norms_and_angles(patch)
-        theirs = FAMILIES[request.param]().requires_grad_(requires_grad=False)
-        yield theirs, load(oracle.save(theirs, tmp_path_factory.mktemp(request.param)), dtype=torch.float64)
+family = family_fixture("gpt2", "neox", "llama")
 
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
-    theirs = oracle.random_gpt2().requires_grad_(requires_grad=False)
-    return theirs, load(oracle.save(theirs, tmp_path_factory.mktemp("gpt2")), dtype=torch.float64)
+    return frozen(oracle.random_gpt2(), tmp_path_factory.mktemp("gpt2"))
 
 
 def blocks_of(theirs):

@@ -1,14 +1,14 @@
-"""The fetching of data sets and of single files, against a loopback server; what models share with them is in test_hub."""
-
-from contextlib import ExitStack
+"""The fetching of data sets and of single files, against a loopback server; models have test_hub and test_download."""
 
 import pytest
 
-from hub_server import DATA, REPO, REVISION, cut, running, sha, status, whole, wrong
+import hub_server
+from hub_server import DATA, REPO, REVISION, TOKEN, content, cut, sha, status, whole, wrong
 from recircuit.core.errors import UserError
 from recircuit.core.hub import fetch_data, fetch_file, fetch_model
 
-TOKEN = "hf_not_a_real_token"
+clean_environment, start = hub_server.clean_environment, hub_server.start
+
 TRAIN, TEST = "default/train/0000.parquet", "default/test/0000.parquet"
 FILES = {TRAIN: bytes(range(256)) * 1500, TEST: b"PAR1 a few rows PAR1"}
 PINS = {name: sha(data) for name, data in FILES.items()}
@@ -18,21 +18,8 @@ DIGEST = sha(ZIP)
 
 
 @pytest.fixture
-def start():
-    with ExitStack() as stack:
-        yield lambda files=FILES, root=DATA: stack.enter_context(running(files, root))
-
-
-@pytest.fixture
 def server(start):
-    return start()
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    for name in ("HF_TOKEN", "HF_ENDPOINT", "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+    return start(FILES, DATA)
 
 
 @pytest.fixture
@@ -61,11 +48,6 @@ def fetch_zip(page, folder):
         fetch_file(options.pop("url", f"{page.url}{ROOT}/treebank.zip"), digest, folder / "treebank.zip", **options)
 
     return run
-
-
-def content(folder) -> dict[str, bytes]:
-    """Return every file below a folder, by its path in it."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # Data sets of the hub
@@ -106,7 +88,7 @@ def test_one_wrong_table_moves_none(fetch, folder):
 
 
 def test_the_published_digest_guards_a_table_that_is_not_pinned(server, start, fetch, folder):
-    server.cdn, server.published = start(), b"other bytes"
+    server.cdn, server.published = start(FILES, DATA), b"other bytes"
     with pytest.raises(UserError, match=f"expected {sha(b'other bytes')}"):
         fetch(dict.fromkeys(FILES), retries=0, token=TOKEN)
     assert not folder.exists()

@@ -19,7 +19,7 @@ from recircuit.core.tokenizer import Tokenizer, word_level
 from recircuit.methods.training import Recipe, gate_scores, initial, logits_everywhere, loss_sum, train
 from recircuit.study import certify as judging
 from recircuit.study import compute
-from recircuit.study.certify import certify
+from recircuit.study.certify import COPIES, certify
 from recircuit.study.compute import chunk_of, open_model
 from recircuit.study.models import check_shape, copy_folder, failed_gates, save_trained
 from recircuit.study.pins import pinned, record_pins
@@ -313,6 +313,18 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(tmp_path, monk
         open_model(job)
     with pytest.raises(UserError, match="but the GPU has"):
         compute.check_room(folder, "cuda", torch.float64)
+
+
+def test_a_model_that_is_certified_needs_room_for_the_judge_too(tmp_path, monkeypatch):
+    slow = oracle.random_gpt2()
+    folder = oracle.save(slow, tmp_path / "mine")
+    needed = 2 * 1.1 * 4 * sum(parameter.numel() for parameter in slow.parameters())
+    monkeypatch.setattr(compute, "free_bytes", lambda device: 1.001 * needed)
+    compute.check_room(folder, "cpu", torch.float32, COPIES)
+    monkeypatch.setattr(compute, "free_bytes", lambda device: 0.999 * needed)
+    compute.check_room(folder, "cpu", torch.float32)
+    with pytest.raises(UserError, match=r"model 'mine' needs \S+ GB in float32 for 2 copies of its weights, but this machine"):
+        compute.check_room(folder, "cpu", torch.float32, COPIES)
 
 
 def test_the_group_of_a_job_limits_what_is_free(tmp_path, monkeypatch):

@@ -1,16 +1,10 @@
 """ToyMoodStories: the notebook's sixteen prompts, the places to patch, longer lists of names, and irrelevant sentences."""
 
-import json
-from pathlib import Path
-
 import pandas as pd
 import pytest
-from tokenizers import AddedToken, pre_tokenizers
-from tokenizers import Tokenizer as HubTokenizer
-from tokenizers.models import BPE
 
-from recircuit.core.errors import UserError
-from recircuit.core.tokenizer import END_OF_TEXT, Tokenizer, split_words, word_level
+import sentiment_tokens
+from recircuit.core.tokenizer import Tokenizer, split_words, word_level
 from recircuit.tasks.corpus import vocabulary, word_data
 from recircuit.tasks.sentiment_stories import (
     IRRELEVANT,
@@ -24,6 +18,7 @@ from recircuit.tasks.sentiment_stories import (
     story_tables,
     usable_names,
 )
+from sentiment_oracle import refusal
 
 NAMES = word_data("sentiment/toy_mood_names")["names"]
 STORY = (
@@ -43,22 +38,7 @@ GPT2_PLACES = {"BOS": 0, "N1": 1, "V1": 2, "PARTIES1": 3, "COMMA1": 4, "A1": 6, 
                "FEELS": 34, "END": 35}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def gpt2():
-    """The part of GPT-2's tokenizer that these prompts need; a byte's id is its rank in the alphabet."""
-    path = Path(__file__).parents[1] / "data" / "gpt2_sentiment_tokenizer.json"
-    merges = json.loads(path.read_text(encoding="utf-8"))["merges"]
-    vocab = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    vocab |= {pair.replace(" ", ""): i for pair, i in merges.items()} | {END_OF_TEXT: 50256}
-    inner = HubTokenizer(BPE(vocab, [tuple(pair.split(" ")) for pair in merges]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False)])
-    return Tokenizer(inner, "gpt2")
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    return Tokenizer(word_level(list(vocabulary())), "pocket")
+gpt2, pocket = sentiment_tokens.gpt2, sentiment_tokens.pocket
 
 
 @pytest.fixture(scope="module", params=["gpt2", "pocket"])
@@ -201,13 +181,6 @@ def test_another_tokenizer_has_the_nearest_number_that_it_allows(gpt2):
         assert abs(len(split_words(text)) - 18) == min(abs(total - 18) for total in sums)
     assert {len(split_words(text)) for text in texts} == {10, 12, 14, 18}
     assert {len(gpt2.encode(text)) for text in irrelevant_texts(gpt2, 5)} == {4}
-
-
-def refusal(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_what_cannot_be_told_is_refused_in_one_sentence(gpt2, found):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from itertools import cycle
 from pathlib import Path
 
@@ -40,27 +41,41 @@ def test_reviews_look_like_the_treebanks_sentences(found):
     assert sst.usable(found, lambda line: None).equals(found)
 
 
-def test_a_review_has_words_of_its_class_and_commas(found):
-    words = {sign: set() for sign in ("positive", "negative")}
+def signed_words():
+    words = {}
     for lists in LISTS:
-        for sign, kept in words.items():
-            for kind in ("core_adjectives", "adjectives_train", "adjectives_test", "verbs"):
-                kept.update(word.strip() for word in lists[f"{sign}_{kind}"])
-    clauses = set()
-    for row in found.itertuples():
-        said = set(re.findall(r"\w+", row.text))
-        sign, other = ("positive", "negative") if row.score else ("negative", "positive")
-        assert said & words[sign] and not said & words[other]
-        assert row.text.startswith("I thought this movie was ") and "overall" not in row.text
-        clauses.add(row.text.count(","))
-    assert clauses >= {1, 2, 3, 4}
+        for sign, value in (("positive", 1), ("negative", -1)):
+            for kind in ("core_adjectives", "adjectives_train", "adjectives_test"):
+                words |= {word.strip(): value for word in lists[f"{sign}_{kind}"]}
+    return words
 
 
-def test_reviews_are_held_out_of_training(found):
+def test_most_clauses_of_a_review_have_its_sign(found):
+    words, seen = signed_words(), Counter()
     for row in found.itertuples():
-        prompt = f"{row.text}, and overall the movie was just very"
-        assert corpus.is_held_out(corpus.Sentence(prompt, ""))
-    assert not any(corpus.is_held_out(corpus.draw("long_reviews", corpus.stream(i, "x"))) for i in range(20))
+        assert row.text[0].isupper() and "overall" not in row.text
+        total = 0
+        for clause in row.text.lower().split(", "):
+            _, _, said = clause.partition(" was ")
+            adjective = [words[word] for word in said.split() if word in words]
+            turns = len(re.findall(r"^(?:not|never|hardly) ", said)) + len(re.findall(r" (?:on paper|at first)$", said))
+            total += sum(adjective) * (-1) ** turns
+            seen[len(adjective), turns] += 1
+        assert (total > 0) == bool(row.score) and total != 0, row.text
+    assert set(seen) == {(0, 0), (1, 0), (1, 1), (1, 2)}, "neutral, plain, turned and turned twice"
+    assert {text.count(",") for text in found["text"]} >= {0, 1, 2, 3}
+
+
+def test_reviews_are_held_out_of_training_whatever_they_end_in(found):
+    texts = set(found["text"])
+    assert all(corpus.is_held_out(corpus.Sentence("", "", text=text)) for text in texts)
+    ends = Counter()
+    for i in range(300):
+        sentence = corpus.draw("long_reviews", corpus.stream(i, "x"))
+        assert sentence.prompt.startswith(sentence.text) and not corpus.is_held_out(sentence)
+        assert sentence.text not in texts
+        ends[reviews.OVERALL in sentence.prompt, reviews.LABEL in sentence.prompt] += 1
+    assert set(ends) == {(True, False), (False, True), (True, True)}
 
 
 @pytest.mark.parametrize("name", reviews.SCAFFOLDS)
@@ -82,10 +97,11 @@ def test_prompts_have_the_treebanks_columns(found, tokenizer):
     assert list(sst.examples(ours).columns) == list(sst.EXAMPLES)
 
 
-def test_the_corpus_itself_ends_reviews_as_the_scaffold_does(tokenizer):
-    drawn = [corpus.draw("long_reviews", corpus.stream(0, "ends"), held_out=True).prompt for _ in range(5)]
-    assert all(reviews.OVERALL in prompt for prompt in drawn)
-    assert all(tokenizer.encode(prompt) for prompt in drawn)
+def test_the_corpus_itself_ends_reviews_as_the_scaffolds_do(tokenizer):
+    drawn = [corpus.draw("long_reviews", corpus.stream(i, "ends"), held_out=True) for i in range(60)]
+    asked = {scaffold.template.format(text=sentence.text) for sentence in drawn for scaffold in reviews.SCAFFOLDS.values()}
+    assert sum(sentence.prompt in asked for sentence in drawn) > 30
+    assert all(tokenizer.encode(sentence.prompt) for sentence in drawn)
 
 
 def test_reviews_depend_on_the_seed_alone(found, tokenizer):
@@ -106,9 +122,8 @@ def test_any_tokenizer_gets_pairs(found):
 
 
 def test_a_corpus_that_is_used_up_ends_in_one_sentence(monkeypatch):
-    ends = {"great": "It was fine", "awful": "It was foul"}
-    made = cycle([corpus.Sentence(text + reviews.OVERALL, word, (word,)) for word, text in ends.items()])
-    monkeypatch.setattr(reviews, "long_review", lambda rng: next(made))
+    made = cycle([("It was fine", ("positive", "negative")), ("It was foul", ("negative", "positive"))])
+    monkeypatch.setattr(reviews, "opinion", lambda rng: next(made))
     monkeypatch.setattr(reviews, "is_held_out", lambda sentence: True)
     tokenizer = Tokenizer(word_level(["It", "was", "fine", "foul"]), "four")
     assert reviews.reviews(tokenizer, {"test": 1}, 0)["text"].tolist() == ["It was foul", "It was fine"]
@@ -120,9 +135,9 @@ def test_a_corpus_that_is_used_up_ends_in_one_sentence(monkeypatch):
 
 
 def test_running_text_is_the_corpus_without_its_reviews(tokenizer):
-    documents = reviews.documents(600, 0)
-    assert documents == reviews.documents(600, 0) != reviews.documents(600, 1)
-    assert len(documents) == 600 and not any("I thought this movie" in text for text in documents)
+    documents = reviews.documents(900, 0)
+    assert documents == reviews.documents(900, 0) != reviews.documents(900, 1)
+    assert len(documents) == 900 and not any("I thought this movie" in text for text in documents)
     patterns = ("done in|lost in|born in", "lasted from the year", "hear", "restaurant", "feels very", "themsel|himsel|hersel")
     for pattern in patterns:
         assert sum(bool(re.search(pattern, text)) for text in documents) > 10, pattern

@@ -26,17 +26,12 @@ from recircuit.study.tables import schema, write_table
 from recircuit.tasks import reviews as stand_ins
 from recircuit.tasks import sst
 from recircuit.tasks.corpus import vocabulary
+from sentiment_oracle import family_fixture
 
 N, LENGTH, WIDTH, LAYERS = 9, 8, 32, 3
-FAMILIES = {"gpt2": oracle.random_gpt2, "neox": oracle.random_neox}
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def family(request, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        oracle.exact_norms_and_angles(patch)
-        theirs = FAMILIES[request.param]().requires_grad_(requires_grad=False)
-        yield theirs, load(oracle.save(theirs, tmp_path_factory.mktemp(request.param)), dtype=torch.float64)
+family = family_fixture("gpt2", "neox")
 
 
 def rng(seed):

@@ -5,8 +5,6 @@ import pandas as pd
 import pytest
 import torch
 
-import oracle
-from recircuit.core.families import load
 from recircuit.core.tokenizer import Tokenizer, word_level
 from recircuit.experiments.sentiment import roles
 from recircuit.experiments.sentiment.circuit import (
@@ -18,11 +16,10 @@ from recircuit.experiments.sentiment.circuit import (
     token_labels,
 )
 from recircuit.experiments.sentiment.circuit_paths import path_tables
-from recircuit.experiments.sentiment.setting import Setting
 from recircuit.figures.sentiment import circuit_attribution, circuit_patching
 from recircuit.figures.style import plt
 from recircuit.study.tables import read_table, write_table
-from sentiment_oracle import HEADS, LAYERS, LENGTH, PLACES, START, N, Theirs, differences, prompts
+from sentiment_oracle import HEADS, LAYERS, LENGTH, PLACES, START, N, differences, prompts, small_setting
 
 CLOSE = 1e-9
 TOKENIZER = Tokenizer(word_level([f"w{i}" for i in range(1, 50)]), "here")
@@ -35,10 +32,8 @@ def quiet(line):
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    theirs = oracle.random_gpt2().requires_grad_(requires_grad=False)
-    model = load(oracle.save(theirs, tmp_path_factory.mktemp("gpt2")), dtype=torch.float64)
-    setting = Setting(model, *prompts(), chunk=64)
-    return Theirs(theirs), setting, datasets(setting)["movie"]
+    theirs, setting = small_setting(tmp_path_factory.mktemp("gpt2"))
+    return theirs, setting, datasets(setting)["movie"]
 
 
 def kept(frame, name, tmp_path):

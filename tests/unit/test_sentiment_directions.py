@@ -22,9 +22,11 @@ from recircuit.core.tokenizer import Tokenizer, word_level
 from recircuit.experiments.sentiment import das, fits
 from recircuit.experiments.sentiment.cosines import direction_cosines
 from recircuit.experiments.sentiment.setting import Setting
+from recircuit.methods.direction_hooks import centred_width
 from recircuit.study.tables import write_table
 from recircuit.tasks.corpus import vocabulary
 from recircuit.tasks.sentiment import toy_tables
+from sentiment_oracle import by_steps
 
 LAYERS, WIDTH = 3, 24
 SETS = ("movie", "adverb", "book", "res", "product")
@@ -181,8 +183,8 @@ def test_random_directions_are_drawn_layer_after_layer_and_not_turned(directions
 def test_what_a_norm_reads_is_not_centred_away(setting, tmp_path):
     model = load(oracle.save(oracle.random_llama(), tmp_path), dtype=torch.float64)
     x = torch.randn(4, 7, dtype=torch.float64)
-    assert (fits.centring(model, x) == x).all()
-    assert fits.centring(setting.model, x).mean(-1).abs().max() < 1e-15 and x.mean(-1).abs().min() > 1e-3
+    assert (centred_width(model, x) == x).all()
+    assert centred_width(setting.model, x).mean(-1).abs().max() < 1e-15 and x.mean(-1).abs().min() > 1e-3
 
 
 def test_frames_are_the_stored_columns_in_order_of_the_lowest_seed():
@@ -378,16 +380,8 @@ def test_a_search_on_the_centred_model_from_the_tokens_finds_the_same_subspace(s
     parameter = torch.matrix_exp(start.tril(-1) - start.tril(-1).T)[:, :dims].clone().requires_grad_()
     optimizer, losses = torch.optim.Adam([parameter], lr=1e-2, foreach=False), []
 
-    def frame():
-        done = []
-        for column in parameter.T:
-            for other in done:
-                column = column - (column @ other) * other
-            done.append(column / column.norm())
-        return torch.stack(done, 1)
-
     def loss():
-        now = frame()
+        now = by_steps(parameter)
         found = differences(centred, corrupted, rights, wrongs, layer, place, old + (clean - old) @ now @ now.T)
         return (found.mean() - good) / (bad - good)
 
@@ -404,7 +398,7 @@ def test_a_search_on_the_centred_model_from_the_tokens_finds_the_same_subspace(s
     assert history["train_loss"].to_numpy() == pytest.approx(np.array(losses), abs=1e-9)
     rows = searched["se_directions"].query(key).sort_values("component")
     assert list(rows["component"]) == list(range(dims)) and set(rows["method"]) == {das.METHOD_NAMES[dims]}
-    for row, column in zip(rows.itertuples(), frame().detach().numpy().T, strict=True):
+    for row, column in zip(rows.itertuples(), by_steps(parameter).detach().numpy().T, strict=True):
         turned = oriented(column, data.x[layer], data.labels)
         assert near(row.vector, turned, 2e-6) and row.sign_flipped == bool(turned[0] != column[0])
         assert row.raw_norm == pytest.approx(1)

@@ -5,12 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-import oracle
-from recircuit.core.families import load
+import sentiment_oracle
 from recircuit.experiments.sentiment import head_outputs
 from recircuit.experiments.sentiment.ablated_circuit import Ablation, ablated_circuit, attributed, negative_pairs, noised
-from recircuit.experiments.sentiment.axes import Axes
-from recircuit.experiments.sentiment.setting import TRAIN, Setting
+from recircuit.experiments.sentiment.setting import Setting
 from sentiment_oracle import (
     ANSWERS,
     EACH,
@@ -21,21 +19,13 @@ from sentiment_oracle import (
     TIGHT,
     WIDTH,
     N,
-    Theirs,
     differences,
-    directions,
     prompts,
     rng,
     roles,
 )
 
-
-@pytest.fixture(scope="module")
-def case(tmp_path_factory):
-    theirs = oracle.random_gpt2().requires_grad_(requires_grad=False)
-    model = load(oracle.save(theirs, tmp_path_factory.mktemp("gpt2")), dtype=torch.float64)
-    setting = Setting(model, *prompts(), chunk=64)
-    return Theirs(theirs), setting, setting.toy(*TRAIN), Axes.of(model, directions())
+case = sentiment_oracle.case
 
 
 # ---- the direction set to its mean ----------------------------------------------------------------------------------

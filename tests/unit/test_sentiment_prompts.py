@@ -1,16 +1,16 @@
 """The toy prompts of the sentiment paper: published counts, token ids and positions, with GPT-2's own tokens and pocket's."""
 
 import json
-from pathlib import Path
+import re
+from collections import Counter
 
 import pandas as pd
 import pytest
-from tokenizers import AddedToken, decoders, pre_tokenizers
 from tokenizers import Tokenizer as HubTokenizer
-from tokenizers.models import BPE
+from tokenizers import decoders
 
-from recircuit.core.errors import UserError
-from recircuit.core.tokenizer import END_OF_TEXT, Tokenizer, split_words, word_level
+import sentiment_tokens
+from recircuit.core.tokenizer import Tokenizer, split_words, word_level
 from recircuit.tasks.corpus import vocabulary, word_data
 from recircuit.tasks.sentiment import (
     SETS,
@@ -24,23 +24,14 @@ from recircuit.tasks.sentiment import (
     toy_tables,
     word_groups,
 )
+from sentiment_oracle import refusal
+from sentiment_tokens import DATA, byte_pairs
 
-DATA = Path(__file__).parents[1] / "data"
 REFERENCE = json.loads((DATA / "toy_movie_review.json").read_text(encoding="utf-8"))
 PAPER, HEAD = (word_data(f"sentiment/prompt_lists_all_{version}") for version in ("paper_era", "head"))
 # Names of positions: the published one, ours.
 NAMES = {"SBJ1_movie": "SBJ1", "ADJ_plus1_comma": "ADJ+1", "VRB_plus1": "VRB+1", "SBJ2_movie_SUM": "SUM"}
 REVIEW = "I thought this movie was {}, I {} it. \nConclusion: This movie is"
-
-
-def byte_pairs(merges: dict[str, int]) -> HubTokenizer:
-    """Return a byte-level tokenizer with these merges; a byte's id is its rank in the alphabet, as in GPT-2."""
-    vocab = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    vocab |= {pair.replace(" ", ""): i for pair, i in merges.items()} | {END_OF_TEXT: 50256}
-    inner = HubTokenizer(BPE(vocab, [tuple(pair.split(" ")) for pair in merges]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False)])
-    return inner
 
 
 def whole_words(words: list[str]) -> HubTokenizer:
@@ -51,16 +42,7 @@ def whole_words(words: list[str]) -> HubTokenizer:
     return byte_pairs({pair: 300 + i for i, pair in enumerate(pairs)})
 
 
-@pytest.fixture(scope="module")
-def gpt2():
-    """The part of GPT-2's tokenizer that these prompts need."""
-    data = json.loads((DATA / "gpt2_sentiment_tokenizer.json").read_text(encoding="utf-8"))
-    return Tokenizer(byte_pairs(data["merges"]), "gpt2")
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    return Tokenizer(word_level(list(vocabulary())), "pocket")
+gpt2, pocket = sentiment_tokens.gpt2, sentiment_tokens.pocket
 
 
 @pytest.fixture(scope="module", params=["gpt2", "pocket"])
@@ -287,13 +269,6 @@ def test_words_that_a_vocabulary_lacks_are_left_out_and_pairs_move_up():
 # ---- refusals -------------------------------------------------------------------------------------------------------
 
 
-def refusal(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def test_what_cannot_be_built_is_refused_in_one_sentence(gpt2, pocket):
     few = set(PAPER["negative_adjectives_test"][1:]) | set(HEAD["negative_adjectives_test"])
     small = Tokenizer(word_level([w for w in vocabulary() if w not in few]), "small")
@@ -325,12 +300,28 @@ def test_negated_words_are_found_in_their_sentences(gpt2, pocket):
         assert row.text.split().count(row.word) + row.text.split().count(f"{row.word}.") == 1
         assert row.tokens == [50256, *gpt2.encode(row.text)]
         assert row.tokens[row.position] == gpt2.single(f" {row.word}")
-    said = []
-    assert negation_table(pocket, said.append).empty
-    assert said == ["negation: 27 of 27 sentences have words that the tokenizer lacks; left out"]
     assert set(negation_text().split(". ")) <= {row.text.removesuffix(".") for row in table.itertuples()} | {
         "I don't like you."
     }
+
+
+def test_a_vocabulary_without_them_gets_short_reviews(pocket, gpt2):
+    said = []
+    negated, plain = (negation_table(pocket, said.append, kind).set_index("item") for kind in ("negation", "plain"))
+    assert said == [f"{kind}: all of {n} sentences have words that the tokenizer lacks; reviews of one clause instead"
+                    for kind, n in (("negation", 27), ("plain", 22))]  # fmt: skip
+    assert len(negated) == len(plain) == 18 and not negated["weak"].any()
+    signs = {word.strip(): sign for sign in ("positive", "negative") for word in PAPER[f"{sign}_adjectives_train"]}
+    signs |= {word.strip(): sign for sign in ("positive", "negative") for word in PAPER[f"{sign}_adjectives_test"]}
+    assert Counter(signs[word] for word in negated["word"]) == {"positive": 9, "negative": 9}
+    for item, row in negated.iterrows():
+        text, count = re.subn(r" was (not|never|hardly) ", " was ", row["text"])
+        assert (
+            count == 1 and text == plain.loc[item, "text"] and pocket.decode([row["tokens"][row["position"]]]) == [row["word"]]
+        )
+    assert (
+        pocket.encode(negation_text(stand_in=True)) and len(re.findall("not|never|hardly", negation_text(stand_in=True))) == 3
+    )
 
 
 def test_counted_words_are_one_token(gpt2, pocket):

@@ -21,24 +21,18 @@ from recircuit.methods.value_patching import ValuePatch, position_paths, value_p
 from recircuit.study.tables import write_table
 from recircuit.tasks.corpus import vocabulary
 from recircuit.tasks.sentiment_stories import story_tables
+from sentiment_oracle import family_fixture, frozen
 
 N, LENGTH, LAYERS, HEADS = 10, 9, 3, 4
 COMMAS = (3, 6)  # tokens that both runs share
-FAMILIES = {"gpt2": oracle.random_gpt2, "neox": oracle.random_neox}
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def family(request, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        oracle.exact_norms_and_angles(patch)
-        theirs = FAMILIES[request.param]().requires_grad_(requires_grad=False)
-        yield theirs, load(oracle.save(theirs, tmp_path_factory.mktemp(request.param)), dtype=torch.float64)
+family = family_fixture("gpt2", "neox")
 
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
-    theirs = oracle.random_gpt2(layers=1).requires_grad_(requires_grad=False)
-    return theirs, load(oracle.save(theirs, tmp_path_factory.mktemp("one")), dtype=torch.float64)
+    return frozen(oracle.random_gpt2(layers=1), tmp_path_factory.mktemp("one"))
 
 
 def pairs_of(n=N, seed=0):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import oracle
+import sentiment_oracle
 from recircuit.core.errors import UserError
 from recircuit.core.families import load
 from recircuit.core.model import at
@@ -24,7 +25,6 @@ from sentiment_oracle import (
     TIGHT,
     WIDTH,
     N,
-    Theirs,
     differences,
     directions,
     prompts,
@@ -32,13 +32,7 @@ from sentiment_oracle import (
     roles,
 )
 
-
-@pytest.fixture(scope="module")
-def case(tmp_path_factory):
-    theirs = oracle.random_gpt2().requires_grad_(requires_grad=False)
-    model = load(oracle.save(theirs, tmp_path_factory.mktemp("gpt2")), dtype=torch.float64)
-    setting = Setting(model, *prompts(), chunk=64)
-    return Theirs(theirs), setting, setting.toy(*TRAIN), Axes.of(model, directions())
+case = sentiment_oracle.case
 
 
 def some_cells(seed=0, share=0.4):

@@ -13,11 +13,11 @@ from recircuit.core.tokenizer import Tokenizer, word_level
 from recircuit.experiments.sentiment import running_text, steering, text_labels, text_loss
 from recircuit.experiments.sentiment import text_statistics as statistics
 from recircuit.experiments.sentiment.axes import Axes
-from recircuit.experiments.sentiment.running_text import Text, activations, all_layers, axes_of, centring, first_layer
+from recircuit.experiments.sentiment.running_text import Text, activations, all_layers, axes_of, first_layer
 from recircuit.figures.sentiment import areas
 from recircuit.figures.sentiment import text as pictures
 from recircuit.figures.style import plt
-from recircuit.methods.direction_hooks import partners
+from recircuit.methods.direction_hooks import centred_width, partners
 from recircuit.runs.generation import Sampling
 from recircuit.tasks.corpus import vocabulary
 
@@ -136,7 +136,7 @@ def test_the_stream_is_that_of_centred_weights(gpt2, tokens, directions, tmp_pat
 def test_a_stream_that_is_read_with_its_mean_keeps_it(tmp_path):
     llama = load(oracle.save(oracle.random_llama(), tmp_path), dtype=torch.float64)
     x = torch.randn(2, 3, 32, dtype=torch.float64) + 2
-    assert torch.equal(centring(llama, x), x)
+    assert torch.equal(centred_width(llama, x), x)
 
 
 def test_the_rows_of_all_layers_are_drawn_once_each():

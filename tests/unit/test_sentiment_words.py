@@ -1,23 +1,19 @@
 """Texts in colour, negated words and neurons: transformers' GPT-2 with hooks in float64, numbers by hand, boxes measured."""
 
-import json
 from html.parser import HTMLParser
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tokenizers import AddedToken, decoders, pre_tokenizers
-from tokenizers import Tokenizer as HubTokenizer
-from tokenizers.models import BPE
 
 import oracle
+import sentiment_tokens
 from recircuit.core.errors import UserError
 from recircuit.core.families import load
-from recircuit.core.tokenizer import END_OF_TEXT, Tokenizer, word_level
+from recircuit.core.tokenizer import Tokenizer
 from recircuit.experiments.sentiment import negation as moved
 from recircuit.experiments.sentiment import words
 from recircuit.experiments.sentiment.neurons import neurons
@@ -31,7 +27,6 @@ from recircuit.figures.style import plt, save
 from recircuit.tasks.corpus import vocabulary, word_data
 from recircuit.tasks.sentiment import negation_table, toy_tables
 
-DATA = Path(__file__).parents[1] / "data"
 LAYERS, WIDTH = 3, 32
 METHODS = ("kmeans", "mean_diff", "das")
 
@@ -43,21 +38,7 @@ def closed():
     plt.close("all")
 
 
-@pytest.fixture(scope="module")
-def bytewise():
-    """The part of GPT-2's tokenizer that the toy prompts and the negated sentences need, with its ids and its decoder."""
-    merges = json.loads((DATA / "gpt2_sentiment_tokenizer.json").read_text(encoding="utf-8"))["merges"]
-    vocab = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    vocab |= {pair.replace(" ", ""): i for pair, i in merges.items()} | {END_OF_TEXT: 50256}
-    inner = HubTokenizer(BPE(vocab, [tuple(pair.split(" ")) for pair in merges]))
-    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    inner.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False)])
-    return Tokenizer(inner, "gpt2")
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    return Tokenizer(word_level(list(vocabulary())), "pocket")
+bytewise, pocket = sentiment_tokens.gpt2, sentiment_tokens.pocket
 
 
 def model_of(folder, vocab):
@@ -364,8 +345,8 @@ def test_negated_words_are_read_at_index_1_and_at_the_last(large, bytewise, dire
                 assert row["weak"] == (sentence.word == "short") and (row["layer_from"], row["layer_to"]) == (1, LAYERS)
 
 
-def test_no_sentence_gives_no_row_and_missing_statistics_are_told(large, bytewise, pocket, directions):
-    none = {True: negation_table(pocket, lambda line: None), False: negation_table(pocket, lambda line: None, "plain")}
+def test_no_sentence_gives_no_row_and_missing_statistics_are_told(large, bytewise, directions):
+    none = {True: negation_table(bytewise, print).head(0), False: negation_table(bytewise, print, "plain").head(0)}
     table = moved.negation(large[1], none, directions, stats_of(LAYERS))
     assert len(table) == 0 and list(table.columns) == list(moved.COLUMNS)
     some = {True: negation_table(bytewise, print).head(1)}

@@ -108,7 +108,7 @@ def test_a_llamas_loss_and_gradient_equal_transformers(kv_heads, exact):
 
 def test_single_precision_loss_equals_transformers(tokenizer):
     model = initial(llama(tokenizer.inner.get_vocab_size()), 0)
-    rows, answers = training._batch(tokenizer, recipe(), NUMBERS, 0, 0)
+    rows, answers, *_ = training._batch(tokenizer, recipe(), NUMBERS, 0, 0)
     theirs, total, weights = in_transformers(model), 0.0, 0.0
     with torch.no_grad():
         for row, last in zip(rows, answers, strict=True):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from recircuit.core.tokenizer import Tokenizer
-from recircuit.study.certify import certify
+from recircuit.study.certify import COPIES, certify
 from recircuit.study.compute import open_model
 from recircuit.study.job import run
 from recircuit.study.tables import table_name
@@ -13,7 +13,7 @@ from recircuit.study.usage import first_prompts
 
 
 def main(job) -> None:
-    model, folder = open_model(job), Path(job.input.model).parent
+    model, folder = open_model(job, COPIES), Path(job.input.model).parent
     tables = [(name, job.read(name, path)) for path in job.input.prompts for name in [table_name(path)]]
     tasks = first_prompts(tables, job.spec["prompts"], model.device)
     rows = certify(model, folder, Tokenizer.load(folder).bos, tasks, job.spec["limit"], job.log)

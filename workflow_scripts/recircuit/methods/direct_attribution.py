@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recircuit.core.model import Model, at
 from recircuit.methods.ablation import zero_reference
-from recircuit.methods.direction_hooks import readout
+from recircuit.methods.direction_hooks import centred_width, norm_scale, readout
 from recircuit.methods.end_paths import Plain, Run, head_write, plain_run
 from recircuit.runs.budget import in_chunks
 
@@ -33,12 +33,8 @@ class Attribution(NamedTuple):
 
 def scaled(model: Model, vectors: Float[Tensor, "n d"], final: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Return w / sigma for vectors of the unembedding: its product with a part of the final stream is that part's share."""
-    norm = model.final_norm
-    w = vectors * norm.weight
-    if norm.bias is None:  # RMSNorm, which does not centre
-        return w * (final.square().mean(-1, keepdim=True) + model.spec.eps).rsqrt()
-    w = w - w.mean(-1, keepdim=True)  # instead of centring the component
-    return w * (final.var(-1, keepdim=True, correction=0) + model.spec.eps).rsqrt()
+    # Centred instead of the component: the product is the same.
+    return centred_width(model, vectors * model.final_norm.weight) / norm_scale(model, final)
 
 
 def head_outputs(model: Model, run: Run) -> Float[Tensor, "L H n d"]:

@@ -114,6 +114,19 @@ def read(model: Model, x: Float[Tensor, "*b n d"], vectors: Float[Tensor, "n d"]
     return (layer_norm(model.final_norm, x, model.spec.eps) * vectors).sum(-1)
 
 
+def centred_width(model: Model, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    """Take the mean over coordinates off: the stream of the paper's models, whose writing weights are centred (1.2).
+
+    LayerNorm does so itself, and no output depends on it; RMSNorm reads that mean, so that it stays.
+    """
+    return x if model.final_norm.bias is None else x - x.mean(-1, keepdim=True)
+
+
+def norm_scale(model: Model, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
+    """Return what the final norm divides a stream by."""
+    return (centred_width(model, x).square().mean(-1, keepdim=True) + model.spec.eps).sqrt()
+
+
 def streams(model: Model, tokens: Int[Tensor, "n T"]) -> tuple[Float[Tensor, "n T d"], ...]:
     """Return the stream that enters each layer, and the final one: L + 1 of them."""
     found = [embed(model, tokens)]

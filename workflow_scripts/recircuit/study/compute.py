@@ -29,30 +29,31 @@ def device_of(job: Job) -> str:
     return device
 
 
-def open_model(job: Job) -> Model:
+def open_model(job: Job, copies: int = 1) -> Model:
     """Load the job's model (``input.model``, its weights) where the job runs, in the spec's ``dtype`` or else in float32.
 
-    Raises UserError before anything is loaded when it would not fit there.
+    ``copies``: how often the job will hold the weights at once. Raises UserError before anything is loaded when they would not
+    fit there.
     """
     dtype = job.spec.get("dtype", "float32")
     if dtype not in DTYPES:
         raise UserError(f"config: dtype is '{dtype}'{nearest(dtype, DTYPES)}")
     folder, device = Path(str(job.input.model)).parent, device_of(job)
-    check_room(folder, device, DTYPES[dtype])
+    check_room(folder, device, DTYPES[dtype], copies)
     model = load(folder, device=device, dtype=DTYPES[dtype])
     job.facts |= {"dtype": dtype}
     return model
 
 
-def check_room(folder: Path, device: str, dtype: torch.dtype) -> None:
-    """Raise UserError when the weights of a folder, in a type, with SPARE, are more than what is free on a device."""
+def check_room(folder: Path, device: str, dtype: torch.dtype, copies: int = 1) -> None:
+    """Raise UserError when copies of a folder's weights, in a type, with SPARE, are more than what is free on a device."""
     numbers = sum(math.prod(entry.shape) for entry in folder_entries(folder).values() if entry.dtype in FLOATS)
-    needed, free = SPARE * numbers * dtype.itemsize, free_bytes(device)
+    needed, free = SPARE * copies * numbers * dtype.itemsize, free_bytes(device)
     if needed > free:
         where = "the GPU" if device == "cuda" else "this machine"
-        kind = str(dtype).removeprefix("torch.")
+        kind, held = str(dtype).removeprefix("torch."), f" for {copies} copies of its weights" if copies > 1 else ""
         raise UserError(
-            f"model '{folder.name}' needs {needed / 1e9:.3g} GB in {kind}, but {where} has {free / 1e9:.3g} GB free; "
+            f"model '{folder.name}' needs {needed / 1e9:.3g} GB in {kind}{held}, but {where} has {free / 1e9:.3g} GB free; "
             "run where there is more, or leave it out of the paper's models"
         )
 

@@ -13,14 +13,13 @@ import pandas as pd
 from recircuit.core.errors import UserError
 from recircuit.core.stats import stream
 from recircuit.core.tokenizer import Tokenizer
-from recircuit.tasks.corpus import KINDS, Sentence, is_held_out, long_review, pick, vocabulary, word_data
+from recircuit.tasks.corpus import KINDS, LABEL, OVERALL, Sentence, is_held_out, opinion, pick, vocabulary, word_data
 from recircuit.tasks.sst import COLUMNS, Scaffold
 
-OVERALL = ", and overall the movie was just very"  # how the corpus ends a review of several clauses
 SCAFFOLDS = {
     "continuation": Scaffold("{text}" + OVERALL, " good", " bad", bos=True),
-    "classification": Scaffold("{text}. Review Sentiment:", " Positive", " Negative", bos=True),
-    "suffix": Scaffold("{text}. Review Sentiment:", " Positive", " Negative", bos=False),
+    "classification": Scaffold("{text}" + LABEL, " Positive", " Negative", bos=True),
+    "suffix": Scaffold("{text}" + LABEL, " Positive", " Negative", bos=False),
 }
 REVIEWS = ("reviews", "long_reviews")  # kinds of sentence that are no running text
 SIGNS = ("positive", "neutral", "negative")
@@ -31,8 +30,7 @@ def reviews(tokenizer: Tokenizer, pairs: Mapping[str, int], seed: int) -> pd.Dat
     """Return reviews of several clauses with commas, as ``sst.read`` gives sentences; ``pairs`` maps a split to a number.
 
     A pair is a positive and a negative review of equally many tokens; no review comes twice. They are the corpus' own long
-    reviews from a stream of their own; none is in training with the end that ``continuation`` gives it, and none ever has
-    ``Review Sentiment:`` without an adjective just before, so that the label must come from the clauses.
+    reviews from a stream of their own, of texts that are held out of training whatever they end in.
     """
     rng, seen, rows = stream(seed, "stand-in reviews"), set(), []
     for split, count in pairs.items():
@@ -57,15 +55,11 @@ def reviews(tokenizer: Tokenizer, pairs: Mapping[str, int], seed: int) -> pd.Dat
 
 
 def _review(rng: np.random.Generator) -> tuple[str, int]:
-    """Draw a held-out long review up to its last clause, and its label."""
-    positive = {"Positive", *word_data("sentiment/prompt_lists_all_paper_era")["positive_answer_tokens"]}
+    """Draw the text of a held-out long review, and its label."""
     while True:
-        sentence = long_review(rng)
-        text, found, _ = sentence.prompt.partition(OVERALL)
-        if not found:
-            raise ValueError(f"a long review of the corpus has no '{OVERALL}'")
-        if is_held_out(Sentence(text + OVERALL, "")):
-            return text, int(sentence.right[0].strip() in positive)
+        text, signs = opinion(rng)
+        if is_held_out(Sentence("", "", text=text)):
+            return text, int(signs[0] == "positive")
 
 
 def documents(count: int, seed: int) -> list[str]:

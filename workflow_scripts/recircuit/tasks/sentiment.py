@@ -269,9 +269,22 @@ def negation_table(tokenizer: Tokenizer, log: Log, kind: str = "negation") -> pd
     """Return the sentences with a negated word: item, text, word, tokens, position (the word's last token), weak (spec 2.7).
 
     ``weak``: the probed word is the "short" of "nothing short of". Of the ``kind`` plain the same words, by the same items, are
-    not negated. Sentences with words that the tokenizer lacks are left out.
+    not negated. Sentences with words that the tokenizer lacks are left out; where all are, there are short reviews instead.
     """
-    rows, items = [], word_data("sentiment/probed_words")[kind]
+    data = word_data("sentiment/probed_words")
+    items = data[kind]
+    rows = _probed(tokenizer, items)
+    if not _probed(tokenizer, data["negation"]):
+        log(f"{kind}: all of {len(items)} sentences have words that the tokenizer lacks; reviews of one clause instead")
+        items = data["stand_in"][kind]
+        rows = _probed(tokenizer, items)
+    if len(rows) < len(items):
+        log(f"{kind}: {len(items) - len(rows)} of {len(items)} sentences have words that the tokenizer lacks; left out")
+    return pd.DataFrame(rows, columns=["item", "text", "word", "tokens", "position", "weak"])
+
+
+def _probed(tokenizer: Tokenizer, items: Sequence[dict]) -> list[dict]:
+    rows = []
     for i, item in enumerate(items):
         template = re.sub(rf"\b{item['word']}\b", "<PROBED>", item["text"], count=1)
         try:
@@ -280,14 +293,13 @@ def negation_table(tokenizer: Tokenizer, log: Log, kind: str = "negation") -> pd
             continue
         rows.append({"item": item.get("item", i), "text": item["text"], "word": item["word"], "tokens": layout.tokens,
                      "position": layout.positions["PROBED"], "weak": item.get("weak", False)})  # fmt: skip
-    if len(rows) < len(items):
-        log(f"{kind}: {len(items) - len(rows)} of {len(items)} sentences have words that the tokenizer lacks; left out")
-    return pd.DataFrame(rows, columns=["item", "text", "word", "tokens", "position", "weak"])
+    return rows
 
 
-def negation_text() -> str:
-    """Return the text that is shown coloured, with three negations (spec 2.7)."""
-    return word_data("sentiment/probed_words")["display_text"]
+def negation_text(*, stand_in: bool = False) -> str:
+    """Return the text that is shown coloured, with three negations (spec 2.7), or the short reviews in its place."""
+    data = word_data("sentiment/probed_words")
+    return (data["stand_in"] if stand_in else data)["display_text"]
 
 
 def word_groups(tokenizer: Tokenizer) -> pd.DataFrame:

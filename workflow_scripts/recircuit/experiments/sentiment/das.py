@@ -8,9 +8,10 @@ import pandas as pd
 import torch
 
 from recircuit.core.model import Spec
-from recircuit.experiments.sentiment.fits import ADJECTIVE, VERB, Labelled, by_midpoint, centring, midpoint_rows, training_sets
+from recircuit.experiments.sentiment.fits import ADJECTIVE, VERB, Labelled, by_midpoint, midpoint_rows, training_sets
 from recircuit.experiments.sentiment.setting import TEST, TRAIN, Log, Setting, Toy
 from recircuit.methods.direction_das import Batch, Found, Kind, Recipe, batches_at, search
+from recircuit.methods.direction_hooks import centred_width
 from recircuit.methods.directions import orient
 from recircuit.tasks.sentiment import fit_position
 
@@ -65,7 +66,10 @@ def batches(setting: Setting, toy: Toy, layer: int, position: str) -> list[Batch
     model, size, place = setting.model, batch_size(setting.model.spec), toy.place(position)
     parts = (toy.pairs.rows(slice(start, start + size)) for start in range(0, len(toy), size))
     found = (batches_at(model, part, [layer], place)[layer] for part in parts)
-    return [batch._replace(clean=centring(model, batch.clean), corrupted=centring(model, batch.corrupted)) for batch in found]
+    return [
+        batch._replace(clean=centred_width(model, batch.clean), corrupted=centred_width(model, batch.corrupted))
+        for batch in found
+    ]
 
 
 def run(setting: Setting, seeds: Sequence[int], epochs: int, log: Log) -> Iterator[tuple[Task, Found]]:

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recircuit.core.model import Model
 from recircuit.core.stats import wilson
 from recircuit.experiments.sentiment.setting import TEST, TRAIN, Log, Setting, Toy
 from recircuit.methods.components import principal_components
+from recircuit.methods.direction_hooks import centred_width
 from recircuit.methods.directions import (
     METHODS,
     Direction,
@@ -32,14 +32,6 @@ PUBLISHED_SEEDS = {"random": 42}  # 2-means and DAS have seed 0, the rest none
 ADJECTIVE, VERB = "ADJ", "VRB"
 
 
-def centring(model: Model, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-    """Take the mean over coordinates off: the stream of the paper's models, whose writing weights are centred (1.2).
-
-    LayerNorm does so itself, and no output depends on it; RMSNorm reads that mean, so that it stays.
-    """
-    return x if model.final_norm.bias is None else x - x.mean(-1, keepdim=True)
-
-
 class Labelled(NamedTuple):
     """Centred streams at one position entering each layer, and the final one, [L+1 n d] in float64; labels and words."""
 
@@ -52,7 +44,7 @@ class Labelled(NamedTuple):
         """Read them on the CPU, where the fits run: a few dozen rows are too few for anything else."""
         words = toy.rows["word_vrb" if position == VERB else "word_adj"]
         x = setting.streams_at(toy, position).cpu().double()
-        return cls(centring(setting.model, x), toy.positive.cpu(), tuple(words))
+        return cls(centred_width(setting.model, x), toy.positive.cpu(), tuple(words))
 
     def at(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return one layer's rows and their labels."""
@@ -205,7 +197,7 @@ def _left_out(variant: str, data: Labelled) -> Iterator[dict]:
     for method in METHODS:
         right = torch.zeros(data.x.shape[:2], dtype=torch.bool)
         for word in words.unique():
-            out = torch.from_numpy((words == word).to_numpy())
+            out = torch.tensor((words == word).to_numpy())
             train, test = (Labelled(data.x[:, rows], data.positive[rows], ()) for rows in (~out, out))
             right[:, out] = by_midpoint(fit(method, *train[:2]).raw, train, test)
         yield from accuracy_rows(key | {"method": method, "rule": "midpoint"}, right, data.words)
@@ -241,7 +233,7 @@ def pca_points(setting: Setting) -> pd.DataFrame:
         for name, place, scores, labels, words in points:
             key = {"layer": layer, "set": name, "position": place} | ratios
             for word, group in pd.DataFrame({"word": words, "row": range(len(words))}).groupby("word", sort=False):
-                at = scores[group["row"].to_numpy()].mean(0)
+                at = scores[torch.tensor(group["row"].to_numpy())].mean(0)
                 cluster = bool(clusters.assign(at[None]))
                 rows.append(key | {"word": word, "label": int(labels[group["row"].iloc[0]]), "pc1": float(at[0]),
                                    "pc2": float(at[1]), "cluster": int(cluster)})  # fmt: skip

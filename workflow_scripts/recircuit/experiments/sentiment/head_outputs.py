@@ -16,6 +16,7 @@ from recircuit.core.nodes import head as head_node
 from recircuit.experiments.sentiment.axes import ALIGNMENTS, FIRST, Axes
 from recircuit.experiments.sentiment.roles import heads_of, places_of
 from recircuit.experiments.sentiment.setting import Setting, Toy
+from recircuit.methods.direction_hooks import centred_width, norm_scale
 from recircuit.methods.directions import unit
 from recircuit.runs.budget import in_chunks
 from recircuit.runs.forward import layer_step, run_with_cache
@@ -35,18 +36,6 @@ class ClassMeans(NamedTuple):
     def flip(self) -> Float[Tensor, "L P H d"]:
         """What changes from negative to positive prompts."""
         return self.positive - self.negative
-
-
-def norm_scale(model: Model, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
-    """Return what the final norm divides by."""
-    if model.final_norm.bias is not None:
-        x = x - x.mean(-1, keepdim=True)
-    return (x.square().mean(-1, keepdim=True) + model.spec.eps).sqrt()
-
-
-def centred_width(model: Model, y: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-    """Take the mean over the width off, which no LayerNorm reads; RMSNorm does."""
-    return y if model.final_norm.bias is None else y - y.mean(-1, keepdim=True)
 
 
 @torch.inference_mode()

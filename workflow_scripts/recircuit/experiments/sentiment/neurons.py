@@ -5,7 +5,8 @@ import pandas as pd
 from torch import Tensor
 
 from recircuit.core.model import Model
-from recircuit.experiments.sentiment.running_text import axes_of, centring
+from recircuit.experiments.sentiment.running_text import axes_of
+from recircuit.methods.direction_hooks import centred_width
 from recircuit.methods.directions import cosines, random_directions
 
 
@@ -17,7 +18,7 @@ def neurons(model: Model, direction: Tensor, seed: int = 42) -> pd.DataFrame:
     drawn = random_directions(1, len(direction), seed)[0].to(direction)
     axes, parts = axes_of(model, [direction, drawn]), []
     for layer, block in enumerate(model.blocks):
-        written = centring(model, block.down.double())  # [f d]
+        written = centred_width(model, block.down.double())  # [f d]
         own, random = cosines(axes, written).cpu().numpy()
         lengths = written.norm(dim=-1).cpu().numpy()
         parts.append(pd.DataFrame({"layer": layer, "neuron": np.arange(len(own)), "cosine": own, "cosine_random": random,

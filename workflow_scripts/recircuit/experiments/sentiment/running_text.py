@@ -24,6 +24,7 @@ from recircuit.experiments.sentiment.axes import FIRST
 from recircuit.experiments.sentiment.fits import frames
 from recircuit.experiments.sentiment.setting import TRAIN, Log
 from recircuit.experiments.sentiment.text_labels import LABELS, codes, lexicon
+from recircuit.methods.direction_hooks import centred_width
 from recircuit.methods.directions import unit
 from recircuit.runs.budget import in_chunks
 from recircuit.runs.forward import layer_step
@@ -43,19 +44,14 @@ def vectors_of(model: Model, table: pd.DataFrame, methods: Sequence[str] = METHO
     return {name: {layer: frame[:, 0].to(model.tokens) for layer, frame in own.items()} for name, own in found.items()}
 
 
-def centring(model: Model, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-    """Take the mean over coordinates off, as LayerNorm does; RMSNorm reads that mean, so that it stays."""
-    return x if model.final_norm.bias is None else x - x.mean(-1, keepdim=True)
-
-
 def axes_of(model: Model, vectors: Sequence[Tensor]) -> Float[Tensor, "m d"]:
     """Return unit vectors along directions [d], such as those of ``Axes``."""
-    return unit(centring(model, torch.stack(list(vectors))))
+    return unit(centred_width(model, torch.stack(list(vectors))))
 
 
 def activations(model: Model, x: Float[Tensor, "*b d"], axes: Float[Tensor, "m d"]) -> tuple[Tensor, Tensor]:
     """Return the cosines [m *b] of streams with unit vectors, and the streams' lengths [*b]."""
-    x = centring(model, x)
+    x = centred_width(model, x)
     length = x.norm(dim=-1)
     return torch.einsum("...d,md->m...", x, axes) / length, length
 

@@ -78,7 +78,7 @@ class Setting:
         stack = {column: torch.from_numpy(np.stack(rows[column])).long() for column in ("tokens", "right", "wrong")}
         places = self._positions[key].pivot(index="row", columns="name", values="position")
         positions = {
-            str(column): torch.from_numpy(places[column].to_numpy(np.int64)).to(device)
+            str(column): torch.tensor(places[column].to_numpy(np.int64), device=device)
             for column in places
             if places[column].notna().all()
         }

@@ -14,10 +14,10 @@ from recircuit.core.model import Model, embed
 from recircuit.core.stats import stream
 from recircuit.core.tokenizer import Tokenizer
 from recircuit.experiments.sentiment.axes import FIRST
-from recircuit.experiments.sentiment.running_text import Directions, axes_of, centring
+from recircuit.experiments.sentiment.running_text import Directions, axes_of
 from recircuit.experiments.sentiment.setting import Log
 from recircuit.experiments.sentiment.text_labels import text_label
-from recircuit.methods.direction_hooks import next_token_losses, steered, streams
+from recircuit.methods.direction_hooks import centred_width, next_token_losses, steered, streams
 from recircuit.runs.forward import layer_step
 from recircuit.runs.generation import Sampling, generate
 from recircuit.tasks.corpus import word_data
@@ -45,7 +45,7 @@ def stream_length(model: Model, prompt: Int[Tensor, " T"]) -> float:
     That one's stream can be many times longer than all others.
     """
     x = layer_step(model, FIRST - 1, embed(model, prompt[None]))[0]
-    return float(centring(model, x)[0, 1:].norm(dim=-1).mean())
+    return float(centred_width(model, x)[0, 1:].norm(dim=-1).mean())
 
 
 def texts(

@@ -15,11 +15,10 @@ from torch import Tensor
 from recircuit.core.model import Model
 from recircuit.core.stats import stream
 from recircuit.experiments.sentiment.axes import ALIGNMENTS, METHODS, Axes
-from recircuit.experiments.sentiment.running_text import centring
 from recircuit.experiments.sentiment.setting import Log
 from recircuit.experiments.sentiment.text_labels import LABELS
 from recircuit.experiments.sentiment.text_statistics import FEWEST
-from recircuit.methods.direction_hooks import edited_stream, next_token_losses, partners, resample, streams
+from recircuit.methods.direction_hooks import centred_width, edited_stream, next_token_losses, partners, resample, streams
 from recircuit.methods.directions import random_directions, unit
 
 BATCH = 64  # rows that exchange projections, as published
@@ -39,7 +38,7 @@ def stacks(model: Model, axes: Axes) -> dict[Key, Float[Tensor, "L d"]]:
     found = {(method, alignment, 0): axes.stack(method, alignment) for method in METHODS for alignment in ALIGNMENTS}
     drawn = {seed: random_directions(1, width, seed).to(model.device, model.dtype) for seed in RANDOM_SEEDS}
     found |= {(RANDOM, ALIGNMENTS[0], seed): vector.expand(layers, -1) for seed, vector in drawn.items()}
-    return {key: unit(centring(model, stack)) for key, stack in found.items()}
+    return {key: unit(centred_width(model, stack)) for key, stack in found.items()}
 
 
 @torch.inference_mode()

@@ -20,8 +20,9 @@ from recircuit.core.errors import UserError
 from recircuit.core.model import Model, embed
 from recircuit.core.tokenizer import Tokenizer
 from recircuit.experiments.sentiment.axes import FIRST
-from recircuit.experiments.sentiment.running_text import Directions, activations, axes_of, centring, first_layer
+from recircuit.experiments.sentiment.running_text import Directions, activations, axes_of, first_layer
 from recircuit.experiments.sentiment.setting import TEST, TRAIN, Log, Setting
+from recircuit.methods.direction_hooks import centred_width
 from recircuit.methods.directions import cosines
 from recircuit.runs.budget import Mean, in_chunks
 from recircuit.runs.forward import layer_step
@@ -192,7 +193,10 @@ def windows(
 
 
 def whole_texts(setting: Setting, tokenizer: Tokenizer, log: Log) -> list[Text]:
-    """Return the text with three negations and the two long texts; reviews where a vocabulary lacks words of them."""
+    """Return the text with three negations and the two long texts; reviews where a vocabulary lacks words of them.
+
+    In place of the negations they are short ones with negations where the vocabulary has those.
+    """
     last = setting.model.spec.n_layers
     every, deep = tuple(range(last + 1)), (long_index(last),)
     movie, clauses, french = (*TEST, 2), ("classification", "all"), ("french", "all", 4)
@@ -203,12 +207,19 @@ def whole_texts(setting: Setting, tokenizer: Tokenizer, log: Log) -> list[Text]:
     for panel, text, layers, instead in wanted:
         tokens = _encoded(setting.model, tokenizer, text)
         if isinstance(tokens, str):
-            rows = [row for name, split, n in instead if setting.has(name, split) for row in _prompts(setting, name, split, n)]
-            log(f"{panel}: {len(rows)} reviews of the toy sets instead of the text, since {tokens}")
+            rows = _stand_in(setting, tokenizer, panel, instead)
+            log(f"{panel}: {len(rows)} reviews instead of the text, since {tokens}")
             found += [Text(f"{panel}_reviews", row, layers, window=k, source="toy") for k, row in enumerate(rows)]
         else:
             found.append(Text(panel, tokens, layers))
     return found
+
+
+def _stand_in(setting: Setting, tokenizer: Tokenizer, panel: str, sets: Sequence[tuple]) -> list[list[int]]:
+    own = _encoded(setting.model, tokenizer, negation_text(stand_in=True)) if panel == "negation" else ""
+    if not isinstance(own, str):
+        return [own]
+    return [row for name, split, n in sets if setting.has(name, split) for row in _prompts(setting, name, split, n)]
 
 
 def _encoded(model: Model, tokenizer: Tokenizer, text: str) -> list[int] | str:
@@ -286,7 +297,7 @@ def one_sided(setting: Setting, rows: Int[np.ndarray, "n T"], directions: Direct
     positive, negative = (found[mask].mean(0) - neutral.value(torch.float64) for mask in (toy.positive, ~toy.positive))
     vectors = {"positive": positive, "negative": negative, "valence": positive + negative, "sentiment": positive - negative}
     vectors |= {name: own[FIRST].to(positive) for name, own in directions.items() if FIRST in own}
-    stacked = centring(model, torch.stack(list(vectors.values())))
+    stacked = centred_width(model, torch.stack(list(vectors.values())))
     values, lengths, names = cosines(stacked, stacked).tolist(), stacked.norm(dim=-1).tolist(), list(vectors)
     return pd.DataFrame(
         [(a, b, values[i][j], lengths[i]) for i, a in enumerate(names) for j, b in enumerate(names)],

@@ -12,6 +12,7 @@ from recircuit.tasks.corpus import word_data
 
 COMPARED = ("das", "kmeans", "logistic_regression", "mean_diff", "pca", "random")  # the paper's rows and columns
 BOTH = Normalize(-1, 1)
+TITLE = 4.2  # inches that a title of one line takes
 
 
 def cosine_item(file: str, cosines: pd.DataFrame, title: str, *, published: bool) -> Figure:
@@ -59,7 +60,7 @@ def layers(cosines: pd.DataFrame, title: str, *, published: bool) -> Figure:
     names = [str(layer) for layer in range(n)]
     labels = {"row_label": "layer (below the diagonal: ours)", "column_label": "layer (above the diagonal: released)"}
     labels = labels if published else dict.fromkeys(labels, "layer")
-    return _table(values, names, names, title, cell=(0.62, 0.36), **labels)
+    return _table(values, names, names, title, cell=(max(0.62, TITLE / n), 0.36), **labels)
 
 
 def released(n: int) -> np.ndarray:

@@ -95,7 +95,7 @@ def negations(table: pd.DataFrame, *, everywhere: bool) -> tuple[list[Passage], 
             rows = _chosen(table, panel, layer, method, matched=matched)
             if len(rows):
                 found.append(passage(rows, "cosine", f"i = {layer}", section))
-    return found, _instead([] if itself else ["the text with negations"])
+    return found, "" if itself else "This model's vocabulary lacks words of the text with negations: reviews are shown instead."
 
 
 def long_texts(table: pd.DataFrame) -> tuple[list[Passage], str]:

@@ -84,6 +84,7 @@ DIRECTIONS = {
     ("das", "matched"): "along DAS, per layer",
     ("random", "first"): "along a random direction",
 }
+KEY = ("node_set", "restriction", "direction", "alignment")  # of a row of the table
 PLACES = {"all": "", "dir": "", "pos": " at its positions", "pos+dir": " at its positions"}
 
 
@@ -114,7 +115,8 @@ def numbers(table: pd.DataFrame, title: str) -> Figure:
     """Draw every condition: the logit difference restored with its interval; prompts with the clean sign, raw and centred."""
     columns = [(dataset, base) for dataset in DATASETS for base in BASES if (table["dataset"] == dataset).any()]
     keys = table_rows()
-    cells = [[_cell(table, dataset, base, key) for dataset, base in columns] for key in keys]
+    parts = dict(tuple(table.groupby(["dataset", "base", *KEY])))
+    cells = [[_cell(parts[dataset, base, *key]) for dataset, base in columns] for key in keys]
     values = np.array([[value for value, _ in row] for row in cells])
     n = table.groupby("dataset")["n"].first()
     heads = [f"{DATASETS[dataset]}, n = {n[dataset]}\n{BASES[base]}" for dataset, base in columns]
@@ -128,10 +130,7 @@ def _rules(keys: Sequence[tuple[str, ...]]) -> list[int]:
     return [i for i, (here, after) in enumerate(pairwise(keys)) if here[0] != after[0]]
 
 
-def _cell(table: pd.DataFrame, dataset: str, base: str, key: tuple[str, str, str, str]) -> tuple[float, str]:
-    wanted = dict(zip(("node_set", "restriction", "direction", "alignment"), key, strict=True))
-    wanted |= {"dataset": dataset, "base": base}
-    rows = table[(table[[*wanted]] == pd.Series(wanted)).all(axis=1)]
+def _cell(rows: pd.DataFrame) -> tuple[float, str]:
     by_metric: Mapping[str, pd.DataFrame] = dict(tuple(rows.groupby("metric")))
     main = by_metric["denoising"]
     if len(main) > 1:

@@ -170,7 +170,7 @@ def loss_tokens(table: pd.DataFrame, title: str) -> Figure:
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_title(f"{METHODS[direction]}, {ALIGNMENTS[alignment]}", fontsize=10)
         axes.set_xlabel("added loss (nat)")
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=2, fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure
 
