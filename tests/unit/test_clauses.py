@@ -58,9 +58,10 @@ def masked(slow, tokens, seen):
 
 def test_logits_and_loss_equal_transformers_with_the_same_mask(models):
     slow, model = models
-    rows = torch.tensor([True, True])
-    sight = CLAUSES.sight(TOKENS, rows, rows)
-    theirs = masked(slow, TOKENS, (CLAUSES.within(TOKENS, blind=True), CLAUSES.within(TOKENS)))
+    both, first = torch.tensor([True, True]), torch.tensor([True, False])
+    sight = CLAUSES.sight(TOKENS, both, both, first)
+    blind = torch.stack([CLAUSES.within(TOKENS, blind=True)[0], CLAUSES.within(TOKENS)[1]])
+    theirs = masked(slow, TOKENS, (blind, CLAUSES.within(TOKENS)))
     assert (logits_everywhere(model, TOKENS, sight) - theirs).abs().max() < 1e-10
     free = masked(slow, TOKENS, [torch.ones(2, 9, 9, dtype=torch.bool).tril()] * 2)
     assert (logits_everywhere(model, TOKENS) - free).abs().max() < 1e-10
@@ -81,7 +82,9 @@ def test_what_is_hidden_in_the_first_block_alone_comes_by_later_ones(models):
 
     def moved(first, others, layers):
         cut = model if layers is None else type(model)(**{**model.__dict__, "blocks": model.blocks[:layers]})
-        runs = [logits_everywhere(cut, tokens, CLAUSES.sight(tokens, first, others))[0, -1] for tokens in (TOKENS[:1], changed)]
+        runs = [
+            logits_everywhere(cut, tokens, CLAUSES.sight(tokens, first, others, no))[0, -1] for tokens in (TOKENS[:1], changed)
+        ]
         return float((runs[0] - runs[1]).abs().max().detach())
 
     assert moved(no, no, 1) > 1e-6
@@ -92,13 +95,17 @@ def test_what_is_hidden_in_the_first_block_alone_comes_by_later_ones(models):
 
 def test_clauses_are_hidden_early_and_of_their_kinds_alone():
     tokenizer = Tokenizer(PAPERS.tokenizer(), "test")
-    recipe = Recipe(10, 400, 1e-3, 0.1, {"reviews": 1.0, "numerals": 1.0}, clausewise_until=0.5, clausewise_share=0.25)
+    clausewise = {"until": 0.5, "all_blocks": 0.25, "blind": 0.75}
+    recipe = Recipe(10, 400, 1e-3, 0.1, {"reviews": 1.0, "numerals": 1.0}, clausewise=clausewise)
     early, late = (training._batch(tokenizer, recipe, PAPERS, 0, step) for step in (4, 5))
     movie = tokenizer.single(" movie")
     reviews = [movie in row for row in early.rows]
-    assert early.first == reviews and 150 < sum(reviews) < 250
-    assert all(first for first, others in zip(early.first, early.others, strict=True) if others)
-    assert 0.15 < sum(early.others) / sum(early.first) < 0.35
-    assert not any(late.first) and not any(late.others)
+    first, others, blind = zip(*early.reading, strict=True)
+    assert list(first) == reviews and 150 < sum(reviews) < 250
+    assert all(own for own, *more in early.reading if any(more))
+    assert 0.15 < sum(others) / sum(first) < 0.35 and 0.65 < sum(blind) / sum(first) < 0.85
+    assert not any(any(row) for row in late.reading)
     again = training._batch(tokenizer, Recipe(10, 400, 1e-3, 0.1, {"reviews": 1.0, "numerals": 1.0}), PAPERS, 0, 4)
-    assert again.rows == early.rows and not any(again.first), "the sentences do not depend on how they are read"
+    assert again.rows == early.rows and not any(any(row) for row in again.reading), (
+        "sentences do not depend on how they are read"
+    )

@@ -3,8 +3,8 @@
 Large models keep what a clause said at its comma or period (sentiment, 3.7 and 3.8). A model of four layers has no need to:
 it reads every word from the end. So for a part of the training its sentences of some kinds are read clause by clause: a
 token sees its own clause, punctuation, and the token that begins a text, in the first block always, in the others in a share
-of the sentences; punctuation sees no words in the first block, so that they are read after they were put in context. Later
-nothing is hidden. Mu et al. (arXiv 2304.08467) train tokens to sum up prompts in the same way.
+of the sentences; in some, punctuation sees no words in the first block, so that they are read after they were put in context.
+Later nothing is hidden. Mu et al. (arXiv 2304.08467) train tokens to sum up prompts in the same way.
 """
 
 from typing import NamedTuple
@@ -49,8 +49,17 @@ class Clauses(NamedTuple):
             own &= ~ends[:, :, None]
         return (own | (ends | (tokens == self.begin))[:, None]).tril()
 
-    def sight(self, tokens: Int[Tensor, "n T"], first: Bool[Tensor, " n"], others: Bool[Tensor, " n"]) -> Sight:
-        """Return what is seen where some rows are read clause by clause in the first block, and some in the others."""
+    def sight(
+        self, tokens: Int[Tensor, "n T"], first: Bool[Tensor, " n"], others: Bool[Tensor, " n"], blind: Bool[Tensor, " n"]
+    ) -> Sight:
+        """Return what is seen where some rows are read clause by clause in the first block, and some in the others.
+
+        In ``blind`` rows marks see no words in the first block.
+        """
         everything = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
-        masks = (self.within(tokens, blind=True), first), (self.within(tokens), others)
-        return Sight(*(torch.where(rows[:, None, None], within, everything) for within, rows in masks))
+        clauses, marks_blind = self.within(tokens), self.within(tokens, blind=True)
+
+        def chosen(rows: Tensor, mask: Tensor, other: Tensor) -> Tensor:
+            return torch.where(rows[:, None, None], mask, other)
+
+        return Sight(chosen(first, chosen(blind, marks_blind, clauses), everything), chosen(others, clauses, everything))

@@ -43,8 +43,9 @@ CORPORA = {"papers": PAPERS, "numbers": NUMBERS}
 class Recipe:
     """How a model is trained: steps, sentences per step, AdamW's peak rate and decay, and how often each kind is drawn.
 
-    For the share ``clausewise_until`` of the steps sentences of some kinds are read clause by clause in the first block, and
-    ``clausewise_share`` of them in all blocks (``methods.clauses``).
+    ``clausewise`` says which sentences are read clause by clause (``methods.clauses``): ``until`` this share of the steps
+    those of some kinds in the first block, a share ``all_blocks`` of them everywhere; in a share ``blind`` punctuation sees
+    no words in the first block.
     """
 
     steps: int
@@ -53,17 +54,15 @@ class Recipe:
     weight_decay: float
     mixture: Mapping[str, float]
     answer_weight: float = 1.0
-    clausewise_until: float = 0.0
-    clausewise_share: float = 0.0
+    clausewise: Mapping[str, float] | None = None
 
 
 class Batch(NamedTuple):
-    """Encoded sentences, how many tokens answer each, and which are read clause by clause in the first block, and in all."""
+    """Encoded sentences, how many tokens answer each, and how each is read: the three that ``Clauses.sight`` asks for."""
 
     rows: list[list[int]]
     answers: list[int]
-    first: list[bool]
-    others: list[bool]
+    reading: list[tuple[bool, bool, bool]]
 
 
 def shape_of(choice: Mapping, tokenizer: Tokenizer) -> Spec:
@@ -183,7 +182,7 @@ def train(
     decays = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(decays, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
     warm, began = max(1, recipe.steps // 20), time.monotonic()
-    clauses = Clauses.of(tokenizer) if recipe.clausewise_until else None
+    clauses = Clauses.of(tokenizer) if recipe.clausewise else None
     for step in range(recipe.steps):
         rate = min((step + 1) / warm, (recipe.steps - step) / (recipe.steps - warm))
         for group in optimizer.param_groups:
@@ -206,11 +205,19 @@ def _batch(tokenizer: Tokenizer, recipe: Recipe, corpus: Corpus, seed: int, step
     encoded = encode(tokenizer, [s.prompt for s in drawn], [s.continuation for s in drawn])
     with_bos = rng.random(recipe.batch) < corpus.with_bos
     rows = [[tokenizer.bos] * int(bos) + first + then for bos, (first, then) in zip(with_bos, encoded, strict=True)]
-    early = step < recipe.clausewise_until * recipe.steps
-    first = [early and kind in corpus.clausewise for kind in chosen]
-    others = stream(seed, "clausewise", step).random(recipe.batch) < recipe.clausewise_share
     answers = [len(then) if corpus.whole_continuation else 1 for _, then in encoded]
-    return Batch(rows, answers, first, [bool(a and b) for a, b in zip(first, others, strict=True)])
+    return Batch(rows, answers, _reading(recipe, seed, step, [kind in corpus.clausewise for kind in chosen]))
+
+
+def _reading(recipe: Recipe, seed: int, step: int, clausewise: list[bool]) -> list[tuple[bool, bool, bool]]:
+    choice = recipe.clausewise or {"until": 0.0, "all_blocks": 0.0, "blind": 0.0}
+    if step >= choice["until"] * recipe.steps:
+        return [(False, False, False)] * len(clausewise)
+    everywhere, blind = stream(seed, "clausewise", step).random((2, len(clausewise)))
+    return [
+        (own, bool(own and a < choice["all_blocks"]), bool(own and b < choice["blind"]))
+        for own, a, b in zip(clausewise, everywhere, blind, strict=True)
+    ]
 
 
 def _step(
@@ -225,8 +232,8 @@ def _step(
     total = sum(len(row) - 1 - last + last * recipe.answer_weight for row, last in facts)
     optimizer.zero_grad()
     value = 0.0
-    for padded, last, first, others in groups(*batch):
-        sight = clauses.sight(padded[:, :-1], first, others) if clauses and any(batch.first) else None
+    for padded, last, reading in groups(*batch):
+        sight = clauses.sight(padded[:, :-1], *reading.T) if clauses and bool(reading.any()) else None
         loss, _ = loss_sum(model, padded, recipe.answer_weight, last, sight)
         (loss / total).backward()
         value += loss.item() / total
