@@ -200,6 +200,7 @@ def study(tmp_path_factory):
     theirs = oracle.random_gpt2(vocab=size, positions=64, d=WIDTH).requires_grad_(requires_grad=False)
     model = load(oracle.save(theirs, tmp_path_factory.mktemp("reviews")), dtype=torch.float64)
     sentences = stand_ins.reviews(tokenizer, {"train": 8, "test": 12}, seed=3)
+    sentences["text"] = "I thought this movie was average, I liked it. " + sentences["text"]  # each with a comma and a period
     found = pd.concat([sst.prompts(sentences, tokenizer, name, stand_ins.SCAFFOLDS) for name in stand_ins.SCAFFOLDS])
     rows = [
         {"method": method, "set": "movie", "variant": "paper", "layer": layer, "component": 0, "seed": 0,

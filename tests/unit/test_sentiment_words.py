@@ -265,13 +265,15 @@ def test_reviews_stand_for_texts_that_a_vocabulary_lacks(setting, pocket):
     found = words.whole_texts(setting, pocket, said(log))
     panels = {text.panel: [t for t in found if t.panel == text.panel] for text in found}
     assert {name: len(texts) for name, texts in panels.items()} == {
-        "negation_reviews": 3, "english_reviews": 2, "french_reviews": 4
+        "negation_reviews": 1, "english_reviews": 2, "french_reviews": 4
     }  # fmt: skip
+    shown = "".join(words.added_texts(pocket, panels["negation_reviews"][0].tokens[1:]))
+    assert shown == "The plot was not good. The cast was never dull. The music was hardly pleasant."
     assert all(text.layers == (0, 1, 2, 3) for text in panels["negation_reviews"])
     assert all(text.layers == (words.long_index(3),) for text in panels["french_reviews"])
     written = ["".join(words.added_texts(pocket, text.tokens[1:])) for text in panels["french_reviews"]]
     assert all(text.startswith("Je pensais") for text in written) and len(set(written)) == 4
-    assert len(log) == 3 and "the word 'never' is not in the vocabulary" in log[0] and "did you mean" not in log[0]
+    assert len(log) == 3 and "is not in the vocabulary" in log[0] and "did you mean" not in log[0]
 
 
 def test_texts_are_whole_where_they_can_be_encoded(bytewise, small):
@@ -513,7 +515,7 @@ def test_figure_4_shows_published_and_matched_vectors_at_the_paper_s_depth(table
     for passage, matched in ((found[1], False), (found[4], True)):
         rows = second[second["layer_matched"] == matched].sort_values(["window", "token_idx"])
         assert [token.value for text in passage.texts for token in text] == rows["cosine"].tolist()
-        assert len(passage.texts) == 3
+        assert len(passage.texts) == 1
     everywhere, _ = neuroscope.text_item("a70-negation-layers", table)
     assert len(everywhere) == 12
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from recircuit.figures.heat_table import heat_table
 from recircuit.figures.sentiment.look import METHOD_COLOURS, METHODS, NEGATIVE, POSITIVE
@@ -83,6 +84,7 @@ def all_areas(samples: pd.DataFrame, histogram: pd.DataFrame, title: str) -> Fig
         for axes, found, what in zip(column, both, ("sampled", "all"), strict=True):
             stacked(axes, found)
             axes.set_title(f"{METHODS[method]}, {what}\n{int(found['n'].sum())} labelled", fontsize=9)
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         column[1].set_xlabel("activation")
     for axes in grid[:, 0]:
         axes.set_ylabel("share of labelled tokens")

@@ -22,6 +22,7 @@ ITEMS = {
     "a23-classification-attribution": ("attribution", "classification"),
     "x35-notebook-attribution": ("attribution", "circuit"),
 }
+LEAST_ATTENTION = 0.01  # at the end of a scatter's scale: below it there is no attention to speak of
 ATTENTION, MLP, EMBEDDING = "#2c6fbb", "#e08214", "#7f7f7f"
 
 
@@ -157,6 +158,8 @@ def head_scatter(scatter: pd.DataFrame, title: str) -> Figure:
         own = of_head(scatter, head)
         for axes, (column, label) in zip(grid[:, i], DOTS.items(), strict=True):
             cloud(axes, own, column)
+            axes.set_xlim(right=max(axes.get_xlim()[1], LEAST_ATTENTION))
+            axes.set_xlim(left=-0.05 * axes.get_xlim()[1])
             if i == 0:
                 axes.set_ylabel(label, fontsize=8)
         grid[0, i].set_title(f"{head[0]}.{head[1]}", fontsize=10)

@@ -25,6 +25,7 @@ NAMES = {
 DENOISING, NOISING = "logit difference restored (%)", "change of the logit difference (%)"
 SHOWN = 15  # bars
 WIDE = 24  # positions that a panel may have beside two others
+LEAST = 1.0  # percent at either end of a path's scale: a hundredth of a percent is no colour
 INSET = 0.06  # of a cell, between it and its frame: neighbours keep frames of their own
 ITEMS = {
     "a11-head-patching": ("heads", "movie"),
@@ -131,6 +132,11 @@ def sender_map(rows: pd.DataFrame) -> pd.DataFrame:
     return matrix if receivers == FINAL else matrix.loc[matrix.index < highest(receivers)]
 
 
+def scale_of(matrix: pd.DataFrame) -> float:
+    """Return the end of a map's scale in percent, ``LEAST`` or its largest effect."""
+    return max(LEAST, float(matrix.abs().max(axis=None)))
+
+
 def highest(receivers: str) -> int:
     """Return the layer of the highest head among receivers: the first that none of them hears."""
     return max(layer for layer, _ in heads_in(receivers))
@@ -184,7 +190,7 @@ def value_maps(paths: pd.DataFrame, framed: Iterable[Head], summary: int, title:
     size = columns * max(width for width, _ in sizes), n_rows * (max(height for _, height in sizes) + 0.3) + 0.7
     figure, grid = plt.subplots(n_rows, columns, figsize=size, squeeze=False)
     for axes, (matrix, name) in zip(grid.flat, panels, strict=False):
-        signed_panel(figure, axes, matrix, name, NOISING, ("layer", "head"))
+        signed_panel(figure, axes, matrix, name, NOISING, ("layer", "head"), limit=scale_of(matrix))
         frame(axes, matrix, framed)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
@@ -209,7 +215,8 @@ def position_paths(paths: pd.DataFrame, title: str) -> Figure:
         order = matrix.abs().max(axis=1).sort_values(ascending=False, kind="stable").index[:SHOWN]
         chosen = matrix.loc[sorted(order, key=lambda name: tuple(map(int, name.split("."))))].rename(columns=names)
         heard = receivers.removeprefix("v: ")
-        signed_panel(figure, axes, chosen, f"to values of {heard}", NOISING, ("sender", ""), turned=True)
+        limit = scale_of(chosen)
+        signed_panel(figure, axes, chosen, f"to values of {heard}", NOISING, ("sender", ""), limit=limit, turned=True)
     figure.suptitle(title)
     return figure
 

@@ -73,10 +73,11 @@ def nothing(title: str) -> Figure:
 
 
 def statistics(table: pd.DataFrame, title: str) -> Figure:
-    """Appendix: statistics by direction, of all sentences, without those that probe "short", and of words not negated."""
+    """Appendix: statistics by direction, of all sentences, without any that probe "short", and of words not negated."""
     negated, plain = table[table["negated"]], table[~table["negated"]]
     names, texts, rules = [], [], []
-    for label, part in (("all", negated), ("without “short”", negated[~negated["weak"]]), ("not negated", plain)):
+    strong = [("without “short”", negated[~negated["weak"]])] if negated["weak"].any() else []
+    for label, part in (("all", negated), *strong, ("not negated", plain)):
         for method in ORDER:
             rows = part[part["method"] == method]
             if len(rows):

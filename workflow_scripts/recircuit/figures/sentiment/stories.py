@@ -147,10 +147,12 @@ def schematic(attention: pd.DataFrame, summary: pd.DataFrame, title: str) -> Fig
                             extent=(0.5, tokens["k"].max() + 0.5, n_layers - 0.5, -0.5))  # fmt: skip
         axes.set_ylabel(f"layer,\nfrom the {name}" if query == "END" else "layer, from\nthe name", fontsize=8)
         axes.set_facecolor("#eeeeee")
+        axes.set_yticks(range(0, n_layers, 1 if n_layers <= 6 else 4))
         axes.spines[:].set_visible(False)
     below[1].set_xticks(tokens["k"], [token.strip() for token in tokens["token"]], rotation=90, fontsize=8)
     for label, sign in zip(below[1].get_xticklabels(), signs, strict=True):
-        label.set_color(NEGATIVE if sign else "black")
+        label.set(color=NEGATIVE if sign else "black", weight="bold" if sign else "normal", fontsize=13 if sign else 8,
+                  rotation=0 if sign else 90)  # fmt: skip
     figure.colorbar(image, ax=below, label="attention, mean of heads", shrink=0.9)
     row = summary[(summary["people"] == people) & (summary["split"] == "notebook") & (summary["variant"] == "paper")].iloc[0]
     solved = "" if pd.notna(row["relative"]) else ", " + row["condition"]

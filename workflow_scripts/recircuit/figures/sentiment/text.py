@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from recircuit.figures.sentiment.look import METHOD_COLOURS, METHODS, NEGATIVE, POSITIVE
 from recircuit.figures.style import number, plt
@@ -143,6 +144,7 @@ def loss_bars(table: pd.DataFrame, title: str) -> Figure:
         axes.set_title(f"{subset}\n{part['n_tokens'].iloc[0]} tokens, loss {number(loss, 2)}", fontsize=9)
         axes.margins(x=0.12)
         axes.set_xlabel("added loss")
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     grid[0, 0].set_yticks(part.index, [_direction(row) for row in part.itertuples()])
     grid[0, 0].invert_yaxis()
     figure.suptitle(title, fontsize=11)
