@@ -3,6 +3,8 @@
 Then the stories: one person's without the other, what is patched, what the tables and pictures say.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -308,6 +310,18 @@ def test_a_task_that_is_not_solved_is_said_so(told):
     summary = stories.summary(found, 0, 50)
     assert summary["relative"].isna().all() and stories.ratios(summary).empty
     assert stories.paths(told[2], found).empty
+
+
+def test_a_logit_difference_of_nothing_is_no_share(told, monkeypatch):
+    """A model that never saw the answers may give both the same logit to the last bit."""
+
+    def patching(model, pairs, patches, chunk):
+        return SimpleNamespace(clean=torch.zeros(len(pairs)), patched=[])
+
+    monkeypatch.setattr(stories, "value_patching", patching)
+    found = stories.mood(told[2], lambda line: None)
+    assert len(found) and (found["ld_clean"] == 0).all() and (found["relative"] == 0).all()
+    assert stories.summary(found, 0, 50)["relative"].isna().all()
 
 
 @pytest.fixture(scope="module")

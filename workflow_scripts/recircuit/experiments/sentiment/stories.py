@@ -153,10 +153,11 @@ def _changes(clean: Tensor, patched: dict[tuple[str, str], Tensor]) -> str:
 
 def _rows(key: dict, told: Stories, condition: str, layers: str, clean: Tensor, patched: Tensor) -> pd.DataFrame:
     clean, patched = (part.double().cpu().numpy() for part in (clean, patched))
+    change = patched - clean
     return pd.DataFrame(key | {
         "condition": condition, "layer_range": layers, "prompt_id": np.arange(len(told)),
         "query": np.where(told.first.cpu(), "first", "second"), "label": told.positive.cpu().numpy().astype(np.int8),
-        "ld_clean": clean, "ld_patched": patched, "relative": (patched - clean) / clean.mean(),
+        "ld_clean": clean, "ld_patched": patched, "relative": change / clean.mean() if change.any() else change,
     })  # fmt: skip
 
 
@@ -170,6 +171,7 @@ SUBSETS = {
 SET = ["people", "split", "variant", "n_irrelevant", "condition", "layer_range"]
 
 
+@np.errstate(invalid="ignore", divide="ignore")  # where a task is not solved the mean may be 0, and its shares are masked
 def summary(mood: pd.DataFrame, seed: int, draws: int) -> pd.DataFrame:
     """Return ``se_mood_summary``: mean logit differences and their relative change, by query and class, with 95 % intervals."""
     rows = []
