@@ -103,7 +103,8 @@ def test_one_figure_is_a_target(project):
     found = planned(project, FIGURE.format("pocket"))
     assert found == Counter(
         train_model=1, seq_make_prompts=1, gt_make_prompts=1, cp_make_sentences=1, se_make_prompts=1, certify_model=1,
-        seq_run_baseline=1, seq_run_means=1, seq_prune_nodes=3, seq_run_circuits=1, seq_run_single_ablations=1, seq_plot_head_drops=1,
+        seq_run_baseline=1, seq_run_means=1, seq_prune_nodes=3, seq_run_circuits=1, seq_run_single_ablations=1,
+        seq_plot_head_drops=1,
     )  # fmt: skip
     assert found["all"] == 0
     light = "figures/sequence_continuation/llama-2-7b-chat/tl3-circuit-overlap.png"
