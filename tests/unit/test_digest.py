@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from recircuit.study import digest as digest_module
 from recircuit.study.digest import ROOT, code_digest, data_digest, modules
 from workflow import SCRIPTS, environment, must, rules
 
@@ -37,11 +38,8 @@ def tree(tmp_path):
 
 def digest(root):
     """Return the script's digest as a new process would: nothing remembered."""
-    for function in (code_digest, modules, data_digest):
+    for function in (code_digest, modules, data_digest, digest_module._tree, digest_module._dump, digest_module._imported):
         function.cache_clear()
-    import recircuit.study.digest as module
-
-    module._tree.cache_clear()
     return code_digest(root / SCRIPT, root)
 
 

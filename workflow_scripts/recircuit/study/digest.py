@@ -27,8 +27,18 @@ def _has_docstring(node) -> bool:
     return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
 
 
-def _imported(path: Path, root: Path) -> Iterator[Path]:
-    """Yield our modules that a file imports, anywhere in it; ``from a import b`` may name a module or a thing in one."""
+@cache  # many scripts share a module
+def _dump(path: Path) -> str:
+    return ast.dump(_tree(path))
+
+
+@cache
+def _imported(path: Path, root: Path) -> frozenset[Path]:
+    """Return our modules that a file imports, anywhere in it; ``from a import b`` may name a module or a thing in one."""
+    return frozenset(_imports(path, root))
+
+
+def _imports(path: Path, root: Path) -> Iterator[Path]:
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -61,7 +71,7 @@ def code_digest(script: Path, root: Path = ROOT) -> str:
     digest = hashlib.sha256()
     for path in modules(script, root):
         name = path.relative_to(root) if path.is_relative_to(root) else path.name
-        digest.update(f"{name}\0{ast.dump(_tree(path))}\0".encode())
+        digest.update(f"{name}\0{_dump(path)}\0".encode())
     return digest.hexdigest()[:16]
 
 
