@@ -38,6 +38,7 @@ GT_DATA = [f"greater_than/{name}.json" for name in ("nouns", "generalization_tas
 SE_LISTS = ("prompt_lists_all_head", "prompt_lists_all_paper_era", "toy_sets")
 SE_TEXTS = ("toy_mood_stories", "toy_mood_names", "neutral_texts", "probed_words")
 SE_DATA = [f"sentiment/{name}.json" for name in (*SE_LISTS, *SE_TEXTS)]
+SE_STAND_INS = sorted({*SE_DATA, *CORPUS_DATA})  # what is made of the embedded models' corpus, or labels its words
 CP_DATA = [f"circuit_probing/{name}.json" for name in ("linguistic_lexicon", "linguistic_row_order")]
 TABLES = inventory.tables(config)
 GPU = int(gpu_wanted(config["device"]))

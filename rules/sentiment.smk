@@ -57,7 +57,7 @@ rule se_make_text:
         mem_mb=8000,
         runtime=20,
     params:
-        spec=spec("sentiment/se_make_text.py", "seed", "models.{model}", "sentiment.text_rows", data=SE_DATA),
+        spec=spec("sentiment/se_make_text.py", "seed", "models.{model}", "sentiment.text_rows", data=SE_STAND_INS),
     script:
         "../workflow_scripts/sentiment/se_make_text.py"
 
@@ -202,6 +202,7 @@ rule se_patch_directions:
             "sentiment.bootstrap_draws",
             "sentiment.review_pairs",
             "sentiment.random_directions",
+            data=["sentiment/toy_sets.json"],
         ),
     script:
         "../workflow_scripts/sentiment/se_patch_directions.py"

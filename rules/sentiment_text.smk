@@ -33,7 +33,7 @@ rule se_run_text:
             "sentiment/se_run_text.py",
             "seed",
             "sentiment.bootstrap_draws",
-            data=SE_DATA,
+            data=SE_STAND_INS,
         ),
     script:
         "../workflow_scripts/sentiment/se_run_text.py"
@@ -65,7 +65,7 @@ rule se_run_text_loss:
         mem_mb=text_memory(),
         runtime=text_minutes(10),
     params:
-        spec=spec("sentiment/se_run_text_loss.py", "seed", "sentiment.loss_rows", data=SE_DATA),
+        spec=spec("sentiment/se_run_text_loss.py", "seed", "sentiment.loss_rows", data=SE_STAND_INS),
     script:
         "../workflow_scripts/sentiment/se_run_text_loss.py"
 
@@ -98,7 +98,7 @@ rule se_steer:
             "seed",
             "models.{model}",
             "sentiment.steering_samples",
-            data=[*SE_DATA, "sentiment/steering.json"],
+            data=[*SE_STAND_INS, "sentiment/steering.json"],
         ),
     script:
         "../workflow_scripts/sentiment/se_steer.py"

@@ -478,7 +478,7 @@ class Reader(HTMLParser):
 
 def test_the_page_holds_every_token_escaped_and_loads_nothing():
     shown = passages()
-    page = coloured_text.page(shown, "A <title> & more", label="cosine", note="1 < 2", passport={"rule": "</meta>"})
+    page = coloured_text.page(shown, "A <title> & more", label="cosine", note="1 < 2", passport={"rule": "</script>"})
     reader = Reader()
     reader.feed(page)
     reader.close()
@@ -487,7 +487,8 @@ def test_the_page_holds_every_token_escaped_and_loads_nothing():
     assert [note for note in reader.notes if note.startswith("note")] == [
         f'note {i} & <more> "said"' for i in range(len(STRANGE))
     ]
-    assert "script" not in reader.tags and "link" not in reader.tags and "img" not in reader.tags and reader.loaded == []
+    assert "link" not in reader.tags and "img" not in reader.tags and reader.loaded == []
+    assert page.count("<script") == page.count("<script type='application/json' id='passport'>") == 1, "no code"
     assert "<b>" not in page and "http" not in page and "url(" not in page and "@import" not in page
 
 

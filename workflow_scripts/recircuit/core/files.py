@@ -1,9 +1,10 @@
 """Files that are either whole or not there, and their digests."""
 
 import hashlib
+import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,3 +36,9 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def passport_in_page(passport: Mapping) -> str:
+    """Return the element that holds a passport in the head of an HTML page; ``study.lineage.passport_of`` reads it."""
+    text = json.dumps(dict(passport), sort_keys=True).replace("<", "\\u003c")
+    return f"<script type='application/json' id='passport'>{text}</script>"

@@ -1,14 +1,13 @@
 """The scorecard as a page to read, and the tables that it is made from."""
 
 import html
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from recircuit.core.files import sha256
+from recircuit.core.files import passport_in_page, sha256
 from recircuit.study.scorecard import VERDICTS
 from recircuit.study.tables import read_passport, read_table, table_name
 
@@ -81,9 +80,8 @@ def page(card: pd.DataFrame, counts: pd.DataFrame, passport: Mapping) -> str:
     ``card`` comes from ``scorecard.score`` and ``counts`` from ``scorecard.summary``. Verdicts are chosen among without a
     script; items of which something was judged are open.
     """
-    text = json.dumps(passport, sort_keys=True).replace("<", "\\u003c")
-    inside = f"<script type='application/json' id='passport'>{text}</script>"
-    head = f"<meta charset='utf-8'><title>recircuit: scorecard</title><style>{_STYLE}{_choice_style()}</style>{inside}"
+    style = f"<style>{_STYLE}{_choice_style()}</style>"
+    head = f"<meta charset='utf-8'><title>recircuit: scorecard</title>{style}{passport_in_page(passport)}"
     body = f"<h1>Scorecard</h1><p>{_EXPLAINED}</p>{_overview(counts)}{_choices(card)}{_items(card)}"
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{body}</body></html>\n"
 

@@ -4,7 +4,6 @@ Letters are all of one width, so that where each token stands is counted and not
 """
 
 import html
-import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from recircuit.core.files import atomic
+from recircuit.core.files import atomic, passport_in_page
 from recircuit.figures.sentiment.look import NEGATIVE, POSITIVE
 from recircuit.figures.style import number, plt
 
@@ -189,13 +188,12 @@ background: linear-gradient(to right, {", ".join(SHADES)}); }}
 
 
 def page(passages: Sequence[Passage], title: str, *, label: str, note: str = "", passport: Mapping | None = None) -> str:
-    """Return a page with the passages that needs no other file and no script; pointing at a token shows its note."""
+    """Return a page with the passages that needs no other file; pointing at a token shows its note. Its passport is inside."""
     limit = limit_of(passages)
     body = "\n".join(_passages(passages, limit))
     scale = f'<p>{html.escape(label)}: {number(-limit, 2)} <span class="bar"></span> {number(limit, 2)}</p>'
-    facts = html.escape(json.dumps(dict(passport or {}), sort_keys=True))
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="recircuit" content="{facts}">'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{passport_in_page(passport or {})}'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>\n"
         f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(note)}</p>\n{scale}\n{body}\n</body></html>\n"
     )
