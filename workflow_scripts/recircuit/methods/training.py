@@ -242,6 +242,7 @@ def _step(
     return value
 
 
+@torch.inference_mode()
 def gate_scores(
     model: Model, tokenizer: Tokenizer, kinds: list[str], seed: int, n: int = 500, corpus: Corpus = PAPERS
 ) -> dict[str, dict[str, float]]:
