@@ -94,7 +94,6 @@ def test_prompts_have_the_treebanks_columns(found, tokenizer):
     theirs = sst.prompts(found, tokenizer, "review", {"review": sst.Scaffold("{text}.", " good", " bad", bos=True)})
     ours = sst.prompts(found, tokenizer, "suffix", reviews.SCAFFOLDS)
     assert list(ours.columns) == list(theirs.columns)
-    assert list(sst.examples(ours).columns) == list(sst.EXAMPLES)
 
 
 def test_the_corpus_itself_ends_reviews_as_the_scaffolds_do(tokenizer):

@@ -211,16 +211,6 @@ def test_a_cut_zip_and_broken_tables_end_in_one_sentence(stanford, hub, tmp_path
         sst.read(hub, None)
 
 
-def test_imdb_reviews_come_in_the_same_columns(tmp_path):
-    pd.DataFrame({"text": ["Fine , this .", "Dull."], "label": [1, 0]}).to_parquet(tmp_path / "train-00000.parquet")
-    pd.DataFrame({"text": ["Unsaid."], "label": [-1]}).to_parquet(tmp_path / "unsupervised-00000.parquet")
-    found = sst.read_imdb(tmp_path)
-    assert list(found.columns) == sst.COLUMNS
-    assert found.to_numpy().tolist() == [[1, "train", "Fine , this .", 1.0], [2, "train", "Dull.", 0.0]]
-    with pytest.raises(UserError, match="no reviews; expected Parquet or CSV files with the columns text and label"):
-        sst.read_imdb(tmp_path / "elsewhere")
-
-
 # ---- prompts --------------------------------------------------------------------------------------------------------
 
 
@@ -326,7 +316,7 @@ def test_a_balanced_sample_keeps_the_rarer_class_whole(sentences, tokenizer):
 
 
 def test_the_table_of_examples_has_no_text(sentences, tokenizer):
-    table = sst.examples(sst.prompts(sentences, tokenizer, "suffix"))
+    table = sst.prompts(sentences, tokenizer, "suffix")[list(sst.EXAMPLES)]
     texts = [column for column in table if any(isinstance(value, (str, list)) for value in table[column])]
     assert texts == ["scaffold", "split"]
     assert not table.duplicated(["scaffold", "sentence_index"]).any()

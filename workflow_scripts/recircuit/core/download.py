@@ -4,7 +4,6 @@ Plain HTTP on purpose: huggingface_hub's own downloads refuse to run when HF_HUB
 cache layout and a second transport with them.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from recircuit.core.errors import UserError
+from recircuit.core.files import sha256
 
 TIMEOUT = 30.0  # seconds without a single byte, or for a connection
 REPORT_EVERY = 5.0  # seconds between two lines about one long file
@@ -94,7 +94,7 @@ class Download:
         """Bring one file, verified, to ``parts`` unless it is there; return its SHA-256."""
         begin, path = time.monotonic(), self.parts / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        got = _sha256(path) if path.is_file() else None
+        got = sha256(path) if path.is_file() else None
         if got is None or expected not in (None, got):
             path.unlink(missing_ok=True)
             got = self._retry(name, expected)
@@ -134,7 +134,7 @@ class Download:
             why = f"{type(error).__name__}: {error}"
             raise _Failed(f"the connection to {error.request.url.host} failed ({why})") from error
         expected = expected or published
-        got = _sha256(part)
+        got = sha256(part)
         if expected not in (None, got):
             part.unlink()
             raise _Failed(f"its SHA-256 is {got}, expected {expected}")
@@ -219,8 +219,3 @@ def _asked_wait(headers: httpx2.Headers) -> float:
     if not asked.isdecimal() and limit and limit.remaining == 0:
         asked = str(limit.reset_in_seconds)
     return min(float(asked), MAX_WAIT) if asked.isdecimal() else 0.0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,7 @@ from itertools import combinations, count
 
 import pandas as pd
 
-from recircuit.core.errors import UserError, nearest
+from recircuit.core.errors import UserError
 from recircuit.core.tokenizer import Tokenizer
 from recircuit.tasks.corpus import word_data
 from recircuit.tasks.sentiment import FEWEST, SIGNS, Log, answer_ids, check_lengths, lay_out, n_tokens, position_rows
@@ -134,14 +134,3 @@ def irrelevant_tokens(prompts: pd.DataFrame) -> pd.Series:
 def corrupted_rows(n: int) -> list[int]:
     """Return for each of n stories the row of its corrupted one: the verbs change places, the question stays (spec 2.3)."""
     return [row ^ 1 for row in range(n)]
-
-
-def position_set(positions: pd.DataFrame, name: str) -> list[int]:
-    """Return the sorted positions of a set of POSITION_SETS in stories of one length; UserError when rows differ."""
-    if name not in POSITION_SETS:
-        raise UserError(f"there is no position set '{name}'{nearest(name, POSITION_SETS)}")
-    chosen = positions[positions["name"].isin(POSITION_SETS[name])]
-    found = chosen.groupby("name")["position"].unique()
-    if (found.map(len) != 1).any() or len(found) != len(POSITION_SETS[name]):
-        raise UserError(f"the stories do not all have the positions '{name}' in the same places; choose stories of one variant")
-    return sorted(int(places[0]) for places in found)

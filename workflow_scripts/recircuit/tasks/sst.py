@@ -69,16 +69,6 @@ def read(source: str | Path, sizes: Mapping[str, int] | None = SIZES) -> pd.Data
     return frame
 
 
-def read_imdb(source: str | Path) -> pd.DataFrame:
-    """Return the hub's labelled IMDB reviews of a folder as ``read`` does, with scores 0 and 1 (spec 2.6)."""
-    source = Path(source)
-    tables = _hub_tables(source, {"text", "label"})
-    labelled = {path: table for path, table in tables.items() if table["label"].isin((0, 1)).all()}
-    if not labelled:
-        raise UserError(f"{source}: no reviews; expected Parquet or CSV files with the columns text and label (0 or 1)")
-    return _from_hub(source, labelled, "text")
-
-
 def detokenised(text: str) -> str:
     """Put punctuation back to the word before it, by the authors' replacements in their order."""
     for piece, other in DETOKENISED:
@@ -286,11 +276,6 @@ EXAMPLES = (
     "scaffold", "sentence_index", "split", "label", "strict", "pair", "n_tokens", "text_start", "text_end", "n_commas",
     "first_comma_dist", "mean_comma_dist",
 )  # fmt: skip
-
-
-def examples(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return what the table ``sst_examples`` has of prompts, without tokens; a model adds ``ld`` and ``kept``."""
-    return frame[list(EXAMPLES)]
 
 
 def _encoded(tokenizer: Tokenizer, scaffold: Scaffold, text: str) -> tuple[list[int], int, int]:

@@ -200,14 +200,14 @@ def whole_texts(setting: Setting, tokenizer: Tokenizer, log: Log) -> list[Text]:
     last = setting.model.spec.n_layers
     every, deep = tuple(range(last + 1)), (long_index(last),)
     movie, clauses, french = (*TEST, 2), ("classification", "all"), ("french", "all", 4)
-    wanted = [("negation", negation_text(), every, (movie, (*clauses, 1)))]
+    wanted = [("negation", (negation_text(), negation_text(stand_in=True)), every, (movie, (*clauses, 1)))]
     stand_ins = {"english": ((*clauses, 2),), "french": (french,)}
-    wanted += [(t["name"], t["text"], deep, stand_ins[t["name"]]) for t in word_data("sentiment/long_texts")["texts"]]
+    wanted += [(t["name"], (t["text"],), deep, stand_ins[t["name"]]) for t in word_data("sentiment/long_texts")["texts"]]
     found = []
-    for panel, text, layers, instead in wanted:
-        tokens = _encoded(setting.model, tokenizer, text)
+    for panel, texts, layers, instead in wanted:
+        tokens, *others = (_encoded(setting.model, tokenizer, text) for text in texts)
         if isinstance(tokens, str):
-            rows = _stand_in(setting, tokenizer, panel, instead)
+            rows = [row for row in others if not isinstance(row, str)] or _toy_rows(setting, instead)
             log(f"{panel}: {len(rows)} reviews instead of the text, since {tokens}")
             found += [Text(f"{panel}_reviews", row, layers, window=k, source="toy") for k, row in enumerate(rows)]
         else:
@@ -215,10 +215,7 @@ def whole_texts(setting: Setting, tokenizer: Tokenizer, log: Log) -> list[Text]:
     return found
 
 
-def _stand_in(setting: Setting, tokenizer: Tokenizer, panel: str, sets: Sequence[tuple]) -> list[list[int]]:
-    own = _encoded(setting.model, tokenizer, negation_text(stand_in=True)) if panel == "negation" else ""
-    if not isinstance(own, str):
-        return [own]
+def _toy_rows(setting: Setting, sets: Sequence[tuple]) -> list[list[int]]:
     return [row for name, split, n in sets if setting.has(name, split) for row in _prompts(setting, name, split, n)]
 
 

@@ -89,7 +89,7 @@ def table(best: pd.DataFrame, title: str) -> Figure:
     values = np.array([[np.nan if cell is None else cell["value"] for cell in column] for column in cells]).T
     texts = [[_cell(column[i]) for column in cells] for i in range(len(methods))]
     figure = heat_table(
-        values, texts, [METHODS[method] for method in methods], columns, title=title, cmap="Reds", norm=Normalize(0, 110),
+        values, texts, [METHODS[method] for method in methods], columns, title=title, cmap="Blues", norm=Normalize(0, 110),
         cell=(1.42, 0.62),
     )  # fmt: skip
     grey_readouts(
