@@ -266,7 +266,11 @@ rule cp_train_lm_masks:
         runtime=sentence_minutes(),
     params:
         spec=spec(
-            "circuit_probing/cp_train_lm_masks.py", "seed", "circuit_probing.mask_epochs", "circuit_probing.shown_sentences"
+            "circuit_probing/cp_train_lm_masks.py",
+            "seed",
+            "circuit_probing.mask_epochs",
+            "circuit_probing.random_masks",
+            "circuit_probing.shown_sentences",
         ),
     script:
         "../workflow_scripts/circuit_probing/cp_train_lm_masks.py"

@@ -10,7 +10,7 @@ os.environ.update(PYTHONPATH=str(SCRIPTS), HF_HUB_OFFLINE="1")
 
 from recircuit.core.errors import UserError
 from recircuit.study import inventory
-from recircuit.study.config import gpu_wanted, lookup, ordered, validate
+from recircuit.study.config import data_files, gpu_wanted, lookup, ordered, validate
 from recircuit.study.digest import code_digest, data_digest
 
 try:
@@ -21,7 +21,7 @@ except UserError as error:
 ENVIRONMENT = str(Path(workflow.basedir) / "envs" / "environment.yaml")
 MANIFEST = "cache/MANIFEST.tsv"
 CAPTION = "../workflow_scripts/report/caption.rst"
-LOCK = "configs/hub.lock.json"
+LOCK, GUARD = "configs/hub.lock.json", "cache/.hub.guard"
 CLAIMS = {path.stem: data_digest(path) for path in sorted((SCRIPTS / "recircuit" / "study" / "claims").glob("*.csv"))}
 DATA = SCRIPTS / "recircuit" / "tasks" / "data"
 SEQ_DATA = [f"sequence_continuation/{name}" for name in ("wordlists.json", "clean_prompts.csv", "corrupted_prompts.csv")]
@@ -35,6 +35,10 @@ CORPUS_DATA = [
     "circuit_probing/linguistic_lexicon.json",
 ]
 GT_DATA = [f"greater_than/{name}.json" for name in ("nouns", "generalization_tasks", "eap_ig_regression")]
+SE_LISTS = ("prompt_lists_all_head", "prompt_lists_all_paper_era", "toy_sets")
+SE_TEXTS = ("toy_mood_stories", "toy_mood_names", "neutral_texts", "probed_words")
+SE_DATA = [f"sentiment/{name}.json" for name in (*SE_LISTS, *SE_TEXTS)]
+SE_STAND_INS = sorted({*SE_DATA, *CORPUS_DATA})  # what is made of the embedded models' corpus, or labels its words
 CP_DATA = [f"circuit_probing/{name}.json" for name in ("linguistic_lexicon", "linguistic_row_order")]
 TABLES = inventory.tables(config)
 GPU = int(gpu_wanted(config["device"]))
@@ -56,6 +60,21 @@ def either(names):
 def prompts_of(wildcards):
     """Input function: the prompts of every task that uses a model."""
     return inventory.prompts_of(config, wildcards.model)
+
+
+def fetched(source):
+    """The files of a data set that is fetched, where they are put."""
+    return [f"cache/sentiment/sources/{source}/{name}" for name in data_files(config["sentiment"]["sources"][source])]
+
+
+def treebank_of(wildcards):
+    """Input function: the treebank, for models that can read it; the embedded ones have stand-ins."""
+    return {} if wildcards.model in TRAINED else {"treebank": fetched("treebank")}
+
+
+def text_of(wildcards):
+    """Input function: the running text, for models that can read it."""
+    return {} if wildcards.model in TRAINED else {"text": fetched("text")}
 
 
 def files_of(rule):

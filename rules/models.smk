@@ -46,6 +46,7 @@ rule fetch_model:
     params:
         spec=spec("models/fetch_model.py", "models.{model}"),
         lock=LOCK,
+        guard=GUARD,
     script:
         "../workflow_scripts/models/fetch_model.py"
 

@@ -69,3 +69,31 @@ def sentence_minutes():
         return int(attempt * (10 + work * (20 if GPU else 240)))
 
     return resolve
+
+
+def text_length(model):
+    """Tokens in a row of running text."""
+    return 64 if model in TRAINED else 1024
+
+
+def text_memory():
+    """Resource function: MB for the activations of all tokens of running text, and for the widest layer of 64 rows."""
+
+    def resolve(wildcards, attempt):
+        rows = config["sentiment"]["text_rows"] or 11_000
+        widest = 64 * 16 * config["models"][wildcards.model]["width"]
+        kept = text_length(wildcards.model) * (4e-6 * widest + 150e-6 * rows)
+        return int(attempt * (1500 + 2 * megabytes(wildcards.model) + kept))
+
+    return resolve
+
+
+def text_minutes(passes):
+    """Resource function: minutes for ``passes`` runs over ``loss_rows`` rows, at 10 TFLOP/s (30 GFLOP/s on a core)."""
+
+    def resolve(wildcards, attempt):
+        tokens = passes * (config["sentiment"]["loss_rows"] or 11_000) * text_length(wildcards.model)
+        work = tokens * megabytes(wildcards.model) / 4e6 * 2  # TFLOP: two operations per weight and token
+        return int(attempt * (10 + work / 60 / (10 if GPU else 0.03)))
+
+    return resolve

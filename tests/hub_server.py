@@ -1,15 +1,25 @@
-"""A loopback server that speaks the hub's protocol: ranges, redirects to a second host, and every way of going wrong."""
+"""A loopback server that speaks the hub's protocol: ranges, redirects to a second host, and every way of going wrong.
+
+It has the files of one model, of one data set, or of no repository at all, by the ``root`` of their addresses. The fixtures
+at the end are those of a model.
+"""
 
 import hashlib
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
+from recircuit.core.hub import fetch_model
+
 REPO, REVISION = "owner/name", "0123456789abcdef0123456789abcdef01234567"
+MODEL, DATA = f"/{REPO}/resolve/{REVISION}", f"/datasets/{REPO}/resolve/{REVISION}"
 CONFIG = b'{"model_type": "gpt2"}'
 WEIGHTS = bytes(range(256)) * 1500  # 384 kB: several chunks
+TOKEN = "hf_not_a_real_token"
 FILES = {"config.json": CONFIG, "model.safetensors": WEIGHTS}
 
 
@@ -26,13 +36,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         server.requests.append((self.path, dict(self.headers)))
-        match = re.fullmatch(rf"(?:/{REPO}/resolve/{REVISION}|/cdn)/([^/?]+)(?:\?.*)?", self.path)
+        match = re.fullmatch(rf"(?:{re.escape(server.root)}|/cdn)/([^?]+)(?:\?.*)?", self.path)
         behave = server.script.pop(0) if server.script else None
         if match is None or match[1] not in server.files:
             self.answer(404, b"Entry not found")
         elif behave is not None:
             behave(self, server.files[match[1]])
-        elif server.cdn is not None and match[1].endswith(".safetensors"):
+        elif server.cdn is not None and match[1].endswith((".safetensors", ".parquet")):
             tag = {"X-Linked-ETag": f'"{sha(server.published)}"'} if server.published else {}
             where = f"http://127.0.0.1:{server.cdn.server_port}/cdn/{match[1]}?Signature=abc"
             self.answer(302, b"", Location=where, **tag)
@@ -65,12 +75,12 @@ class Handler(BaseHTTPRequestHandler):
 class Hub(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, files: dict[str, bytes]):
+    def __init__(self, files: Mapping[str, bytes], root: str):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files = dict(files)
+        self.files, self.root = dict(files), root
         self.requests = []  # (path, headers), in order of arrival
         self.script = []  # what the next requests meet instead of the usual answer
-        self.cdn = None  # where weights are redirected to
+        self.cdn = None  # where large files are redirected to
         self.published = None  # bytes whose hash is told in the redirect
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -82,9 +92,9 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextmanager
-def running(files: Mapping[str, bytes]) -> Iterator[Hub]:
-    """Serve files as ``owner/name`` at REVISION."""
-    server = Hub(files)
+def running(files: Mapping[str, bytes], root: str = MODEL) -> Iterator[Hub]:
+    """Serve files as those of the model ``owner/name`` at REVISION, or under another root."""
+    server = Hub(files, root)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server
@@ -113,3 +123,54 @@ def whole(handler, data):
 
 def wrong(handler, data):
     handler.answer(200, b"x" * len(data))
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """No token, hub or proxy of whoever runs the tests."""
+    for name in ("HF_TOKEN", "HF_ENDPOINT", "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture
+def start():
+    with ExitStack() as stack:
+        yield lambda files=FILES, root=MODEL: stack.enter_context(running(files, root))
+
+
+@pytest.fixture
+def server(start):
+    return start()
+
+
+@pytest.fixture
+def lines():
+    return []
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "gpt2"
+
+
+@pytest.fixture
+def fetch(server, folder, lines):
+    def run(files=PINS, **options):
+        options = {"endpoint": server.url, "backoff": 0.001, "log": lines.append} | options
+        return fetch_model(REPO, options.pop("revision", REVISION), files, folder, **options)
+
+    return run
+
+
+FIXTURES = (clean_environment, fetch, folder, lines, server, start)
+
+
+def content(folder) -> dict[str, bytes]:
+    """Return every file below a folder, by its path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def staged(folder, name):
+    """Return where a file of a model is kept until all are whole."""
+    return folder.parent / f".{folder.name}.fetch" / REVISION / name

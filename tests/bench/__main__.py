@@ -16,6 +16,8 @@ import torch
 from transformers import GPT2LMHeadModel
 
 import oracle
+from bench.component_patching import bench_component_patching
+from bench.directions import bench_directions
 from bench.edges import bench_edges
 from bench.generation import bench_generation
 from bench.probing import bench_probing
@@ -152,6 +154,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench_probing()
+    bench_component_patching()
+    bench_directions()
     n, pocket, llama = options.prompts, options.models / "pocket", options.models / "pocket-llama"
     if (pocket / "model.safetensors").is_file() and (llama / "model.safetensors").is_file():
         slow = GPT2LMHeadModel.from_pretrained(pocket, local_files_only=True).eval()

@@ -102,8 +102,9 @@ def test_a_figure_that_no_rule_makes_is_told(project):
 def test_one_figure_is_a_target(project):
     found = planned(project, FIGURE.format("pocket"))
     assert found == Counter(
-        train_model=1, seq_make_prompts=1, gt_make_prompts=1, cp_make_sentences=1, certify_model=1, seq_run_baseline=1,
-        seq_run_means=1, seq_prune_nodes=3, seq_run_circuits=1, seq_run_single_ablations=1, seq_plot_head_drops=1,
+        train_model=1, seq_make_prompts=1, gt_make_prompts=1, cp_make_sentences=1, se_make_prompts=1, certify_model=1,
+        seq_run_baseline=1, seq_run_means=1, seq_prune_nodes=3, seq_run_circuits=1, seq_run_single_ablations=1,
+        seq_plot_head_drops=1,
     )  # fmt: skip
     assert found["all"] == 0
     light = "figures/sequence_continuation/llama-2-7b-chat/tl3-circuit-overlap.png"
@@ -118,7 +119,7 @@ def test_a_figure_for_another_model_of_the_config_needs_no_other_choice(project)
 
 def test_the_whole_paper_can_be_planned_without_its_models(project):
     found = planned(project, "all", "--configfile", "configs/paper.yaml")
-    assert found["fetch_model"] == 3 and found["train_model"] == 0
+    assert found["fetch_model"] == 7 and found["se_fetch_data"] == 1 and found["train_model"] == 0
 
 
 def test_the_cluster_profile_can_be_planned(project):

@@ -1,4 +1,4 @@
-"""A model from the hub and one from a folder, through the workflow: fetched or copied, certified, and used."""
+"""A model from the hub and one from a folder, through the workflow: fetched or copied, certified, and used; and data sets."""
 
 import hashlib
 import json
@@ -6,9 +6,9 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hub_server import REPO, REVISION, running
+from hub_server import DATA, REPO, REVISION, running
 from recircuit.study.tables import read_table
-from workflow import clone_study, must, snakemake, study, write_yaml  # noqa: F401 (study is a fixture)
+from workflow import clone_study, copy_project, must, snakemake, study, write_yaml  # noqa: F401 (study is a fixture)
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 INDEX = "model.safetensors.index.json"
@@ -130,3 +130,18 @@ def test_a_model_of_another_shape_than_said_is_refused(copy):
     assert done.returncode != 0
     assert "config: models.other.layers is 3, but the model's config.json says 2" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_data_sets_are_fetched_and_what_is_not_pinned_is_recorded(tmp_path):
+    copy, table, zipped = copy_project(tmp_path / "copy"), "plain_text/train/0000.parquet", b"a zip"
+    folder = copy / "cache/sentiment/sources"
+    with running({"sst.zip": zipped}, "/~author") as page, running({table: b"PAR1 rows"}, DATA) as server:
+        treebank = {"source": "web", "url": f"{page.url}/~author/sst.zip", "sha256": hashlib.sha256(zipped).hexdigest()}
+        sources = {"treebank": treebank, "text": {"repo": REPO, "revision": REVISION}}
+        write_yaml(copy / "other.yaml", {"sentiment": {"sources": sources}})
+        words = (copy, "--cores", "1", str(folder.relative_to(copy) / "treebank/sst.zip"), "--configfile", "other.yaml")
+        must(snakemake(*words, HF_ENDPOINT=server.url))
+    assert (folder / "treebank/sst.zip").read_bytes() == zipped and (folder / "text" / table).read_bytes() == b"PAR1 rows"
+    lock = json.loads((copy / "configs/hub.lock.json").read_text())
+    assert lock[f"datasets/{REPO}@{REVISION}"] == {table: hashlib.sha256(b"PAR1 rows").hexdigest()}
+    assert "Nothing to be done" in must(snakemake(*words)).stderr  # and now without a network

@@ -22,7 +22,8 @@ from recircuit.core.tokenizer import Tokenizer, word_level
 from recircuit.core.weights import refuse_infinite
 from recircuit.study import certify as judging
 from recircuit.study.config import validate
-from recircuit.study.models import check_contents, copy_folder, pinned
+from recircuit.study.models import check_contents, copy_folder
+from recircuit.study.pins import pinned
 from recircuit.study.tables import check
 from workflow import ROOT, read_yaml
 

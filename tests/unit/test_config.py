@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from snakemake.utils import update_config
 
 from recircuit.core.errors import UserError, nearest
-from recircuit.study.config import gpu_wanted, lookup, ordered, validate
+from recircuit.study.config import data_files, gpu_wanted, lookup, ordered, validate
 from workflow import ROOT, read_yaml
 
 HUB = {
@@ -143,7 +143,7 @@ def test_a_model_of_a_paper_must_be_able_to_do_it():
     assert complaint(config) == f"{refused}; did you mean 'pocket-llama'?"
     config["models"]["other"] = deepcopy(default()["models"]["pocket"])
     assert complaint(config) == f"{refused}; did you mean 'pocket-llama'?"
-    validate(changed("models.pocket.papers", ["sequence_continuation", "greater_than", "circuit_probing"]))
+    validate(changed("models.pocket.papers", ["sequence_continuation", "greater_than", "circuit_probing", "sentiment"]))
 
 
 def test_a_model_that_can_do_nothing_is_told_so():
@@ -201,6 +201,47 @@ def test_an_unknown_source_is_named_with_the_nearest():
     assert complaint(changed("models.pocket.source", "traned")) == (
         "config: models.pocket.source is 'traned'; did you mean 'trained'?"
     )
+
+
+TABLES = {"source": "hub", "repo": "o/n", "revision": HUB["revision"], "files": {"a/b.parquet": None, "c.parquet": None}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "files"),
+    [
+        (TABLES, ["a/b.parquet", "c.parquet"]),
+        ({"source": "web", "url": "https://host/~a/b.zip", "sha256": "0" * 64}, ["b.zip"]),
+        ({"source": "local", "path": "/data/c.zip"}, ["c.zip"]),
+        ({"source": "local", "path": "c.zip"}, ["c.zip"]),
+    ],
+)
+def test_a_data_set_comes_from_the_hub_the_web_or_a_file(choice, files):
+    """What another source needs may stay there: a configuration laid over another one cannot take a key away."""
+    for source in ("treebank", "text"):
+        config = overlaid(default(), {"sentiment": {"sources": {source: choice}}})
+        validate(config)
+        assert [name for name in data_files(config["sentiment"]["sources"][source]) if "plain_text" not in name] == files
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (TABLES | {"revision": "refs/convert/parquet"}, ".revision is 'refs/convert/parquet'; expected a commit, 40 hexadec"),
+        ({"source": "hub", "repo": "o/n", "files": {"a.parquet": None}}, "the key 'revision' is missing at"),
+        ({"source": "web", "url": "https://host/b.zip"}, "the key 'sha256' is missing at"),
+        ({"source": "web", "url": "https://me@host/b.zip", "sha256": "0" * 64}, ".url is 'https://me@host/b.zip'; expected"),
+        ({"source": "web", "url": "https://host/b.zip", "sha256": None}, ".sha256 is None; expected string"),
+        ({"source": "local"}, "the key 'path' is missing at"),
+        ({"source": "local", "path": "data/"}, ".path is 'data/'; expected a file on this machine"),
+        ({"source": "wbe"}, ".source is 'wbe'; did you mean 'web'?"),
+        ({"path": "b.zip"}, "the key 'source' is missing at"),
+        (TABLES | {"reposs": "x"}, "the key 'reposs' at sentiment.sources.treebank is not known; did you mean 'repo'?"),
+        *((TABLES | {"files": {name: None}}, name) for name in ("../a.parquet", "/a.parquet", "a/.b.parquet", "a.py")),
+    ],
+)  # fmt: skip
+def test_a_wrong_data_set_is_told(choice, expected):
+    sentence = complaint(changed("sentiment.sources.treebank", choice))
+    assert "sentiment.sources.treebank" in sentence and expected in sentence
 
 
 @pytest.mark.parametrize("path", ["sequence_continuation.threshold", "models.pocket.learning_rate"])

@@ -187,6 +187,11 @@ def test_a_module_is_at_most_five_hundred_lines(path):
     assert file_lines(path) <= 500
 
 
+@pytest.mark.parametrize("path", rule_files(), ids=lambda path: path.name)
+def test_a_rule_file_is_at_most_five_hundred_lines(path):
+    assert file_lines(path) <= 500
+
+
 def test_the_front_door_is_small():
     assert file_lines(ROOT / "Snakefile") < 40
 

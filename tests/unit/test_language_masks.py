@@ -129,8 +129,8 @@ def test_a_masked_model_is_one_with_scaled_columns(slow, model, table, parts, co
     assert (whole - clean).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
-def test_ablations_are_those_of_zeroed_columns(slow, model, table, parts, component, monkeypatch):
+@pytest.mark.parametrize(("component", "draws"), [("attn", 5), ("mlp", 2)])
+def test_ablations_are_those_of_zeroed_columns(slow, model, table, parts, component, draws, monkeypatch):
     layer, drawn = 1, []
     streams, circuit = Streams(model, parts), hard(component)
     streams.up()
@@ -141,12 +141,13 @@ def test_ablations_are_those_of_zeroed_columns(slow, model, table, parts, compon
 
     original = language.random_mask
     monkeypatch.setattr(language, "random_mask", recorded)
-    found = list(ablations(streams, component, circuit, 0))
-    assert [row["part"] for row in found] == [name for name in parts if name != "train" for _ in range(8)]
-    assert [row["condition"] for row in found] == ["circuit", "activations", "read_position", *["random"] * 5] * 2
-    draws = iter(drawn)
+    found = list(ablations(streams, component, circuit, 0, draws))
+    assert [row["part"] for row in found] == [name for name in parts if name != "train" for _ in range(3 + draws)]
+    assert [row["condition"] for row in found] == ["circuit", "activations", "read_position", *["random"] * draws] * 2
+    assert [row["draw"] for row in found if row["condition"] == "random"] == [*range(draws)] * 2
+    masks = iter(drawn)
     for row in (row for row in found if row["condition"] in ("circuit", "random")):
-        gone = circuit if row["condition"] == "circuit" else next(draws)[0]
+        gone = circuit if row["condition"] == "circuit" else next(masks)[0]
         left = Mask(*(1 - part for part in gone))
         _, expected = plain(slow, rows_of(table, row["part"]), layer, component, left)
         assert (row["layer"], row["component"], row["n"]) == (layer, component, len(expected))
@@ -154,8 +155,8 @@ def test_ablations_are_those_of_zeroed_columns(slow, model, table, parts, compon
         assert row["mean_logit_diff"] == pytest.approx(float(expected.mean()), abs=1e-10)
         assert row["outside"] is (None if row["condition"] == "circuit" else True)
     sizes = [[int(part.sum()) for part in mask] for mask, _ in drawn]
-    assert sizes == [[int(part.sum()) for part in circuit]] * 10
-    assert len({tuple(mask.first.tolist()) for mask, _ in drawn}) == 10  # redrawn for each draw and part
+    assert sizes == [[int(part.sum()) for part in circuit]] * 2 * draws
+    assert len({tuple(mask.first.tolist()) for mask, _ in drawn}) == 2 * draws  # redrawn for each draw and part
 
 
 @torch.no_grad()
@@ -175,7 +176,7 @@ def test_other_ways_of_ablation_are_those_of_hooks(slow, model, table, parts, co
     streams, circuit = Streams(model, parts), hard(component)
     for _ in range(layer):
         streams.up()
-    rows = {row["condition"]: row for row in ablations(streams, component, circuit, 0) if row["part"] == "gen"}
+    rows = {row["condition"]: row for row in ablations(streams, component, circuit, 0, 2) if row["part"] == "gen"}
     told = set()
     for how in ("activations", "read_position"):
         expected = hooked(slow, rows_of(table, "gen"), layer, component, circuit.complement(), how)
@@ -189,7 +190,8 @@ def test_other_ways_of_ablation_are_those_of_hooks(slow, model, table, parts, co
 
 @pytest.fixture(scope="module")
 def found(model, parts):
-    return probe_layers(model, parts, Recipe(1e-5, epochs=4, batch=20, learning_rate=0.05), 0, lambda line: None)
+    recipe = Recipe(1e-5, epochs=4, batch=20, learning_rate=0.05)
+    return probe_layers(model, parts, recipe, 0, lambda line: None, draws=3)
 
 
 def kept(masks, layer, component):
@@ -213,6 +215,7 @@ def test_every_layers_circuit_is_ablated_in_its_own_layer(slow, table, found):
             key = (rows["layer"] == layer) & (rows["component"] == component) & (rows["part"] == "iid")
             row = rows[key & (rows["condition"] == "circuit")].squeeze()
             assert row["mean_logit_diff"] == pytest.approx(float(expected.mean()), abs=1e-10)
+            assert sorted(rows[key & (rows["condition"] == "random")]["draw"]) == [0, 1, 2]
             run = next(r for r in found.runs if (r["layer"], r["component"]) == (layer, component))
             assert (run["kept_first"], run["kept_second"]) == tuple(int(part.sum()) for part in circuit)
             assert (run["n_first"], run["n_second"]) == WIDTHS[component] and (run["n_train"], run["n_test"]) == (40, 24)

@@ -18,9 +18,11 @@ from recircuit.core.model import Spec
 from recircuit.core.tokenizer import Tokenizer, word_level
 from recircuit.methods.training import Recipe, gate_scores, initial, logits_everywhere, loss_sum, train
 from recircuit.study import certify as judging
-from recircuit.study.certify import certify
+from recircuit.study import compute
+from recircuit.study.certify import COPIES, certify
 from recircuit.study.compute import chunk_of, open_model
-from recircuit.study.models import check_shape, copy_folder, failed_gates, pinned, record_pins, save_trained
+from recircuit.study.models import check_shape, copy_folder, failed_gates, save_trained
+from recircuit.study.pins import pinned, record_pins
 from recircuit.tasks import corpus
 
 
@@ -292,3 +294,44 @@ def test_a_judge_that_cannot_open_a_model_is_told(tmp_path):
     folder = oracle.save(oracle.random_neox(attention_bias=False), tmp_path)  # TransformerLens wants biases here
     with pytest.raises(UserError, match=r"transformer_lens cannot open the model \(AssertionError\), so that it is not cert"):
         certify(load(folder), folder, 0, {"task": torch.ones(2, 4, dtype=torch.long)}, 1e-4, lambda line: None)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float64", 8), ("float32", 4), ("bfloat16", 2)])
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(tmp_path, monkeypatch, dtype, size):
+    slow = oracle.random_gpt2()
+    folder = oracle.save(slow, tmp_path / "mine")
+    needed = 1.1 * size * sum(parameter.numel() for parameter in slow.parameters())  # the embedding is counted once
+    job = SimpleNamespace(
+        threads=1, resources=None, input=SimpleNamespace(model=folder / "model.safetensors"), spec={"dtype": dtype}, facts={}
+    )
+    monkeypatch.setattr(compute, "free_bytes", lambda device: 1.001 * needed)
+    assert open_model(job).dtype == compute.DTYPES[dtype]
+    monkeypatch.setattr(compute, "free_bytes", lambda device: 0.999 * needed)
+    monkeypatch.setattr(compute, "load", None)
+    where = r"needs \S+ GB in " + dtype + r", but this machine has \S+ GB free; run where there is more"
+    with pytest.raises(UserError, match=f"model 'mine' {where}"):
+        open_model(job)
+    with pytest.raises(UserError, match="but the GPU has"):
+        compute.check_room(folder, "cuda", torch.float64)
+
+
+def test_a_model_that_is_certified_needs_room_for_the_judge_too(tmp_path, monkeypatch):
+    slow = oracle.random_gpt2()
+    folder = oracle.save(slow, tmp_path / "mine")
+    needed = 2 * 1.1 * 4 * sum(parameter.numel() for parameter in slow.parameters())
+    monkeypatch.setattr(compute, "free_bytes", lambda device: 1.001 * needed)
+    compute.check_room(folder, "cpu", torch.float32, COPIES)
+    monkeypatch.setattr(compute, "free_bytes", lambda device: 0.999 * needed)
+    compute.check_room(folder, "cpu", torch.float32)
+    with pytest.raises(UserError, match=r"model 'mine' needs \S+ GB in float32 for 2 copies of its weights, but this machine"):
+        compute.check_room(folder, "cpu", torch.float32, COPIES)
+
+
+def test_the_group_of_a_job_limits_what_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(compute, "GROUPS", tmp_path / "none")
+    free = compute.free_bytes("cpu")
+    assert 1e6 < free < 1e15
+    for text, limit in (("max\n", free), ("1048576\n", 2**20)):
+        (tmp_path / "memory.max").write_text(text)
+        monkeypatch.setattr(compute, "GROUPS", tmp_path)
+        assert compute.free_bytes("cpu") == pytest.approx(limit, rel=0.1)

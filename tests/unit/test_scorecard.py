@@ -391,6 +391,7 @@ def write(path, *rows):
         ({"aggregate": "men"}, "did you mean 'mean'"),
         ({"aggregate": "set"}, "compares a number"),
         ({"aggregate": "value_or_absent"}, "names no component"),
+        ({"aggregate": "percent_or_absent", "filter": "a == 1 and layer == 2"}, "names no component or condition"),
         ({"tolerance": "close"}, "tolerance 'close'"),
         ({"value": "about 3"}, "its value is 'about 3'"),
         ({"filter": ""}, "all of table, filter, column and aggregate"),

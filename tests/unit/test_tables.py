@@ -63,7 +63,8 @@ def leftovers(path):
 @pytest.mark.parametrize("name", sorted(schemas()))
 def test_every_table_comes_back_as_it_was_written(name, path):
     expected, keys = schema(name)
-    kinds = {"string": "x", "bool": True, "list<element: int32>": [1, 2], "list<item: int32>": [1, 2]}
+    kinds = {"string": "x", "bool": True, "list<item: float>": [1.0, 2.0]}
+    kinds |= {"list<element: int32>": [1, 2], "list<item: int32>": [1, 2]}
     rows = [
         {field.name: kinds.get(str(field.type), 3) for field in expected}
         | {key: f"{i}" if pa.types.is_string(expected.field(key).type) else i % 2 for key in keys}

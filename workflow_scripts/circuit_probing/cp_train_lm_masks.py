@@ -17,12 +17,13 @@ def main(job) -> None:
     recipe = Recipe(price_of(model.spec.d_model), epochs=job.spec["mask_epochs"])
     tables: dict[str, list] = {"cp_lm_runs": [], "cp_lm_masks": [], "cp_lm_ablations": [], "cp_lm_tokens": []}
     for task, rows in sentences.groupby("task", sort=False):
-        found = probe_layers(model, parts_of(rows, model.device), recipe, job.spec["seed"], job.log)
+        parts, draws = parts_of(rows, model.device), job.spec["random_masks"]
+        found = probe_layers(model, parts, recipe, job.spec["seed"], job.log, draws=draws)
         tops = top_tokens(model, rows, found, tokenizer, job.spec["shown_sentences"])
         for table, part in zip(tables, (found.runs, pd.concat(found.masks), found.ablations, tops), strict=True):
             tables[table].append(pd.DataFrame(part).assign(task=task))
-    for table, parts in tables.items():
-        job.write(table, pd.concat(parts, ignore_index=True).assign(model=name))
+    for table, frames in tables.items():
+        job.write(table, pd.concat(frames, ignore_index=True).assign(model=name))
 
 
 run(main, snakemake)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from recircuit.core.tokenizer import Tokenizer
-from recircuit.study.certify import certify
+from recircuit.study.certify import COPIES, certify
 from recircuit.study.compute import open_model
 from recircuit.study.job import run
 from recircuit.study.tables import table_name
@@ -14,7 +14,7 @@ from recircuit.tasks.prompt_tables import check_prompts
 
 
 def main(job) -> None:
-    model, folder = open_model(job), Path(job.input.model).parent
+    model, folder = open_model(job, COPIES), Path(job.input.model).parent
     tables = [(name, job.read(name, path)) for path in job.input.prompts for name in [table_name(path)]]
     tokenizer = Tokenizer.load(folder)
     for name, table in tables:

@@ -15,7 +15,7 @@ def main(job) -> None:
     choice, name, seed = job.spec["model"], job.wildcards.model, job.spec["seed"]
     corpus = CORPORA[choice.get("corpus", "papers")]
     tokenizer = Tokenizer(corpus.tokenizer(), name)
-    recipe = Recipe(**{key: choice[key] for key in Recipe.__dataclass_fields__})
+    recipe = Recipe(**{key: choice[key] for key in Recipe.__dataclass_fields__ if key in choice})
     model = train(shape_of(choice, tokenizer), tokenizer, recipe, seed, job.log, corpus)
     scores = gate_scores(model, tokenizer, list(choice["gates"]), seed, corpus=corpus)
     job.log(f"held-out prompts: {json.dumps(scores)}")

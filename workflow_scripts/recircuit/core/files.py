@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,7 +44,18 @@ def _unrepeated(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
+def file_or_folder(paths: Iterable[str | Path]) -> Path:
+    """Return the file that is there alone, or of several files the folder that holds them all."""
+    return Path(os.path.commonpath([str(path) for path in paths]))
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def passport_in_page(passport: Mapping) -> str:
+    """Return the element that holds a passport in the head of an HTML page; ``study.lineage.passport_of`` reads it."""
+    text = json.dumps(dict(passport), sort_keys=True).replace("<", "\\u003c")
+    return f"<script type='application/json' id='passport'>{text}</script>"

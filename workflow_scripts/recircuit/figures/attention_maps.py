@@ -69,7 +69,7 @@ def pattern_panel(axes: Axes, rows: pd.DataFrame, title: str, frames: Sequence[t
     """Draw one head's mean pattern: queries down, keys across, ticks from the first prompt's tokens."""
     wide = rows.pivot(index="q_pos", columns="k_pos", values="mean").sort_index()
     tokens = rows.drop_duplicates("q_pos").sort_values("q_pos")["q_token"]
-    labels = [_label(token) for token in tokens]
+    labels = [shown_token(token) for token in tokens]
     values = wide.to_numpy(float, copy=True)
     values[np.triu_indices_from(values, 1)] = np.nan
     image = axes.imshow(values, cmap="inferno", vmin=0, vmax=1)
@@ -82,7 +82,8 @@ def pattern_panel(axes: Axes, rows: pd.DataFrame, title: str, frames: Sequence[t
     return image
 
 
-def _label(token: str) -> str:
+def shown_token(token: str) -> str:
+    """Return a token as a label: without the mark of its leading space, and a sign where nothing would be seen."""
     return token.replace("Ġ", "").replace("▁", "").replace("\n", "↵").strip() or "␣"
 
 

@@ -26,9 +26,13 @@ def pattern(
     model: Model, layer: int, x: Float[Tensor, "n T d"], heads: Sequence[int] | None = None
 ) -> Float[Tensor, "n H T T"]:
     """Return the softmax pattern [n H query key] of a layer, for the residual stream entering it."""
-    q, k, _ = project(model, layer, x, None if heads is None else select_heads(model, layer, heads))
-    scores = q @ k.transpose(-1, -2) / model.spec.d_head**0.5
-    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
+    return pattern_of(*project(model, layer, x, None if heads is None else select_heads(model, layer, heads))[:2])
+
+
+def pattern_of(q: Float[Tensor, "n H T e"], k: Float[Tensor, "n H T e"]) -> Float[Tensor, "n H T T"]:
+    """Return the causal softmax pattern of queries and keys."""
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
     # In float32 at least, as in transformers.
     return scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(future, -torch.inf).softmax(-1)
 

@@ -7,6 +7,7 @@ next-token loss. On one thread the same seed gives the same bytes.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,16 +20,18 @@ from recircuit.core.model import (
     Model,
     Norm,
     Spec,
-    attention,
+    attend,
     attention_out,
     embed,
     layer_norm,
     map_tensors,
     mlp,
     mlp_input,
+    project,
 )
 from recircuit.core.stats import stream
 from recircuit.core.tokenizer import Tokenizer
+from recircuit.methods.clauses import Clauses, Sight
 from recircuit.runs.forward import forward
 from recircuit.tasks.corpus import PAPERS, Corpus, Sentence
 from recircuit.tasks.number_corpus import NUMBERS, SPACE
@@ -38,7 +41,12 @@ CORPORA = {"papers": PAPERS, "numbers": NUMBERS}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained: steps, sentences per step, AdamW's peak rate and decay, and how often each kind is drawn."""
+    """How a model is trained: steps, sentences per step, AdamW's peak rate and decay, and how often each kind is drawn.
+
+    ``clausewise`` says which sentences are read clause by clause (``methods.clauses``): ``until`` this share of the steps
+    those of some kinds in the first block, a share ``all_blocks`` of them everywhere; in a share ``blind`` punctuation sees
+    no words in the first block.
+    """
 
     steps: int
     batch: int
@@ -46,6 +54,15 @@ class Recipe:
     weight_decay: float
     mixture: Mapping[str, float]
     answer_weight: float = 1.0
+    clausewise: Mapping[str, float] | None = None
+
+
+class Batch(NamedTuple):
+    """Encoded sentences, how many tokens answer each, and how each is read: the three that ``Clauses.sight`` asks for."""
+
+    rows: list[list[int]]
+    answers: list[int]
+    reading: list[tuple[bool, bool, bool]]
 
 
 def shape_of(choice: Mapping, tokenizer: Tokenizer) -> Spec:
@@ -92,11 +109,12 @@ def initial(spec: Spec, seed: int) -> Model:
     return Model(spec, tokens, positions, blocks, norm(), normal(spec.n_vocab, d) if llama else tokens)
 
 
-def logits_everywhere(model: Model, tokens: Tensor) -> Tensor:
-    """Return next-token logits [n, T, V] at all positions, with gradients."""
+def logits_everywhere(model: Model, tokens: Tensor, sight: Sight | None = None) -> Tensor:
+    """Return next-token logits [n, T, V] at all positions, with gradients; without ``sight`` attention sees all before."""
     x = embed(model, tokens)
     for layer, block in enumerate(model.blocks):
-        mid = x + attention_out(block.heads, attention(model, layer, x)) + block.out_bias
+        z = attend(*project(model, layer, x), sight and sight.of(layer))
+        mid = x + attention_out(block.heads, z) + block.out_bias
         x = mid + mlp(model, layer, mlp_input(model, x, mid))
     return layer_norm(model.final_norm, x, model.spec.eps) @ model.unembedding.T
 
@@ -111,27 +129,29 @@ def encode(tokenizer: Tokenizer, prompts: list[str], continuations: list[str]) -
     ]
 
 
-def groups(rows: list[list[int]], answers: list[int], count: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
-    """Sort rows by length, cut them into groups and pad each on the right with -1; beside each group its answers' lengths."""
+def groups(rows: list[list[int]], *facts: list, count: int = 4) -> Iterator[tuple[Tensor, ...]]:
+    """Sort rows by length, cut them into groups and pad each on the right with -1; beside each group the facts of its rows."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for part in np.array_split(np.array(order), count):
         if len(part):
             chosen = [torch.tensor(rows[i]) for i in part]
             padded = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1)
-            yield padded, torch.tensor([answers[i] for i in part])
+            yield padded, *(torch.tensor([fact[i] for i in part]) for fact in facts)
 
 
-def loss_sum(model: Model, rows: Tensor, answer_weight: float, answers: Tensor | int = 1) -> tuple[Tensor, float]:
+def loss_sum(
+    model: Model, rows: Tensor, answer_weight: float, answers: Tensor | int = 1, sight: Sight | None = None
+) -> tuple[Tensor, float]:
     """Return the summed, weighted next-token loss of padded rows [n T] and the sum of the weights.
 
-    The last ``answers`` [n] tokens of a row weigh ``answer_weight``, the others 1.
+    The last ``answers`` [n] tokens of a row weigh ``answer_weight``, the others 1; ``sight`` is of the first T - 1 tokens.
     """
     inputs, targets = rows[:, :-1].clamp(min=0), rows[:, 1:]
     kept = targets >= 0
     starts = kept.sum(1) - answers
     weights = kept.float()
     weights[kept & (torch.arange(kept.shape[1]) >= starts[:, None])] = answer_weight
-    losses = F.cross_entropy(logits_everywhere(model, inputs)[kept], targets[kept], reduction="none")
+    losses = F.cross_entropy(logits_everywhere(model, inputs, sight)[kept], targets[kept], reduction="none")
     return (losses * weights[kept]).sum(), float(weights.sum())
 
 
@@ -162,11 +182,13 @@ def train(
     decays = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(decays, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
     warm, began = max(1, recipe.steps // 20), time.monotonic()
+    clauses = Clauses.of(tokenizer) if recipe.clausewise else None
     for step in range(recipe.steps):
         rate = min((step + 1) / warm, (recipe.steps - step) / (recipe.steps - warm))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate
-        loss = _step(model, _batch(tokenizer, recipe, corpus, seed, step), recipe, optimizer, list(leaves.values()))
+        batch = _batch(tokenizer, recipe, corpus, seed, step)
+        loss = _step(model, batch, recipe, optimizer, list(leaves.values()), clauses)
         if step % 25 == 24 or step == recipe.steps - 1:
             spent = time.monotonic() - began
             left = spent / (step + 1) * (recipe.steps - step - 1)
@@ -174,24 +196,45 @@ def train(
     return map_tensors(model, Tensor.detach)
 
 
-def _batch(tokenizer: Tokenizer, recipe: Recipe, corpus: Corpus, seed: int, step: int) -> tuple[list[list[int]], list[int]]:
+def _batch(tokenizer: Tokenizer, recipe: Recipe, corpus: Corpus, seed: int, step: int) -> Batch:
     rng = stream(seed, "batch", step)
     kinds = list(recipe.mixture)
     shares = np.array([recipe.mixture[kind] for kind in kinds], dtype=float)
-    drawn = [corpus.draw(kinds[int(i)], rng) for i in rng.choice(len(kinds), recipe.batch, p=shares / shares.sum())]
+    chosen = [kinds[int(i)] for i in rng.choice(len(kinds), recipe.batch, p=shares / shares.sum())]
+    drawn = [corpus.draw(kind, rng) for kind in chosen]
     encoded = encode(tokenizer, [s.prompt for s in drawn], [s.continuation for s in drawn])
     with_bos = rng.random(recipe.batch) < corpus.with_bos
     rows = [[tokenizer.bos] * int(bos) + first + then for bos, (first, then) in zip(with_bos, encoded, strict=True)]
-    return rows, [len(then) if corpus.whole_continuation else 1 for _, then in encoded]
+    answers = [len(then) if corpus.whole_continuation else 1 for _, then in encoded]
+    return Batch(rows, answers, _reading(recipe, seed, step, [kind in corpus.clausewise for kind in chosen]))
 
 
-def _step(model: Model, batch: tuple, recipe: Recipe, optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> float:
-    rows, answers = batch
-    total = sum(len(row) - 1 - last + last * recipe.answer_weight for row, last in zip(rows, answers, strict=True))
+def _reading(recipe: Recipe, seed: int, step: int, clausewise: list[bool]) -> list[tuple[bool, bool, bool]]:
+    choice = recipe.clausewise or {"until": 0.0, "all_blocks": 0.0, "blind": 0.0}
+    if step >= choice["until"] * recipe.steps:
+        return [(False, False, False)] * len(clausewise)
+    everywhere, blind = stream(seed, "clausewise", step).random((2, len(clausewise)))
+    return [
+        (own, bool(own and a < choice["all_blocks"]), bool(own and b < choice["blind"]))
+        for own, a, b in zip(clausewise, everywhere, blind, strict=True)
+    ]
+
+
+def _step(
+    model: Model,
+    batch: Batch,
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[Tensor],
+    clauses: Clauses | None = None,
+) -> float:
+    facts = zip(batch.rows, batch.answers, strict=True)
+    total = sum(len(row) - 1 - last + last * recipe.answer_weight for row, last in facts)
     optimizer.zero_grad()
     value = 0.0
-    for padded, last in groups(rows, answers):
-        loss, _ = loss_sum(model, padded, recipe.answer_weight, last)
+    for padded, last, reading in groups(*batch):
+        sight = clauses.sight(padded[:, :-1], *reading.T) if clauses and bool(reading.any()) else None
+        loss, _ = loss_sum(model, padded, recipe.answer_weight, last, sight)
         (loss / total).backward()
         value += loss.item() / total
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -1,4 +1,4 @@
-"""Greedy writing with a cache of keys and values, while the outputs of some heads are replaced.
+"""Writing with a cache of keys and values, the likeliest tokens or drawn ones, while the outputs of some heads are replaced.
 
 A token that was read once leaves its keys (rotated by position) and values behind, so that each further token costs one
 position instead of the whole text. Every row may have heads of its own replaced, at all positions, those of the tokens that
@@ -33,6 +33,27 @@ class KnockOuts:
     def rows(self, chosen: slice | Tensor) -> "KnockOuts":
         """Return the knock-outs of some rows."""
         return KnockOuts(self.gone, self.of[chosen], self.values)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Tokens drawn from the ``top`` likeliest ones by their odds, at temperature 1.
+
+    ``draws`` [n steps] are uniform from 0 to 1, one per token to be written, so that no other row or chunk changes a text.
+    """
+
+    draws: Float[Tensor, "n steps"]
+    top: int
+
+    def rows(self, chosen: slice) -> "Sampling":
+        """Return the draws of some rows."""
+        return Sampling(self.draws[chosen], self.top)
+
+    def choose(self, logits: Float[Tensor, "n V"], step: int) -> Int[Tensor, " n"]:
+        """Return the tokens where the cumulated odds, the likeliest token's first, pass what was drawn."""
+        found = logits.double().topk(min(self.top, logits.shape[1]))
+        passed = found.values.softmax(1).cumsum(1)[:, :-1] <= self.draws[:, step, None].to(logits.device, torch.float64)
+        return found.indices.gather(1, passed.sum(1, keepdim=True))[:, 0]
 
 
 @dataclass
@@ -90,9 +111,14 @@ def cache_bytes(spec: Spec, length: int, itemsize: int = 4) -> int:
 
 @torch.inference_mode()
 def generate(
-    model: Model, tokens: Int[Tensor, "n T"], steps: int, chunk: int, knockouts: KnockOuts | None = None
+    model: Model,
+    tokens: Int[Tensor, "n T"],
+    steps: int,
+    chunk: int,
+    knockouts: KnockOuts | None = None,
+    sampling: Sampling | None = None,
 ) -> Int[Tensor, "n steps"]:
-    """Return the ``steps`` tokens that the model writes after each prompt, always the likeliest one.
+    """Return the ``steps`` tokens that the model writes after each prompt, always the likeliest one unless they are drawn.
 
     Of ``chunk``, the prompts whose forward pass fits the memory, as many run at once as their caches leave room for. Raises
     UserError for more positions than the model has.
@@ -112,7 +138,8 @@ def generate(
         batch = _Batch(model, part.gone[part.of] if any(touched) else None, part.values, touched, room)
         written, text, start = [], tokens[rows], 0
         for step in range(steps):
-            written.append(batch.read(text, start).argmax(1))
+            logits = batch.read(text, start)
+            written.append(logits.argmax(1) if sampling is None else sampling.rows(rows).choose(logits, step))
             text, start = written[-1][:, None], tokens.shape[1] + step
         return torch.stack(written, 1)
 

@@ -15,6 +15,7 @@ from recircuit.core.model import Model
 from recircuit.methods.training import logits_everywhere
 
 BATCH = 16
+COPIES = 2  # of the weights at once: ours and a judge's
 STEPS = 16  # rounding steps of a half-precision type, of the largest logit, that two correct computations may lie apart
 Judge = Callable[[Tensor], Tensor]
 

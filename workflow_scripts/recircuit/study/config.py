@@ -191,6 +191,13 @@ def _corpus_kinds(corpus: str) -> tuple[str, ...]:
     raise AssertionError(f"{path.name} has no KINDS")
 
 
+def data_files(choice: Mapping) -> list[str]:
+    """Return the names of the files of a data set: paths below the folder that it is put into."""
+    if choice["source"] == "hub":
+        return list(choice["files"])
+    return [choice["url" if choice["source"] == "web" else "path"].rpartition("/")[2]]
+
+
 def lookup(config: Mapping, path: str):
     """Return the value at a dotted path; keys that hold dots themselves are tried whole first."""
     value, rest = config, path

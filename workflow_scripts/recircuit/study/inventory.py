@@ -83,6 +83,30 @@ CP_LM_TABLES = (
     "lm_overlaps/{model}/cp_lm_overlaps",
 )
 
+# The tables of sentiment, under cache/sentiment/.
+SE_TABLES = (
+    *(f"prompts/{{model}}/{name}" for name in ("se_prompts", "se_positions")),
+    "regression/{model}/se_regression",
+    *(f"directions/{{model}}/{name}" for name in ("se_directions", "se_fit_accuracy", "se_pca_points")),
+    *(f"das/{{model}}/{name}" for name in ("se_directions", "se_das_history", "se_fit_accuracy")),
+    "cosines/{model}/se_cosines",
+    *(f"patching/{{model}}/{name}" for name in ("se_patching", "se_patching_prompts", "se_patching_best", "se_patching_null")),
+    *(
+        f"circuit/{{model}}/{name}"
+        for name in ("se_act_patching", "se_path_patching", "se_dla", "se_attention", "se_head_scatter")
+    ),
+    *(f"circuit/{{model}}/{name}" for name in ("se_circuit", "se_sufficiency", "se_ablated_circuit")),
+    *(f"circuit/{{model}}/{name}" for name in ("se_head_cosines", "se_localised", "se_gradients")),
+    *(f"stories/{{model}}/{name}" for name in ("se_mood", "se_mood_summary", "se_mood_ratios", "se_mood_paths")),
+    "stories/{model}/se_mood_attention",
+    *(f"ablation/{{model}}/{name}" for name in ("se_examples", "se_ablation", "se_ablation_summary", "se_comma_distance")),
+    *(f"running_text/{{model}}/{name}" for name in ("se_text_hist", "se_text_samples", "se_text_stats", "se_token_stats")),
+    *(f"running_text/{{model}}/{name}" for name in ("se_text_accuracy", "se_text_auc")),
+    *(f"text_loss/{{model}}/{name}" for name in ("se_text_loss", "se_text_loss_tokens")),
+    *(f"words/{{model}}/{name}" for name in ("se_neuroscope", "se_negation", "se_neurons", "se_one_sided")),
+    "steering/{model}/se_steering",
+)
+
 
 @dataclass(frozen=True)
 class Item:
@@ -159,6 +183,11 @@ def tables(config: Mapping) -> list[str]:
         for model in config.get("circuit_probing", {}).get("models", ())
         for table in CP_LM_TABLES
     ]
+    feelings = [
+        f"cache/sentiment/{table.format(model=model)}.parquet"
+        for model in config.get("sentiment", {}).get("models", ())
+        for table in SE_TABLES
+    ]
     lists = [f"circuits/{model}/published/overlaps" for model in PUBLISHED_LISTS]
     # Step by step beside the published traces, which only gpt2-small has.
     lists += [f"agreement/{model}/agreement" for model in chosen.get("models", ()) if model == "gpt2-small"]
@@ -167,6 +196,7 @@ def tables(config: Mapping) -> list[str]:
         + years
         + arithmetic_tables(config)
         + language
+        + feelings
     )
 
 
@@ -176,6 +206,7 @@ _PROMPTS = {
     ("sequence_continuation", "llama_models"): "cache/sequence_continuation/llama_prompts/{model}/llama_prompts.parquet",
     ("greater_than", "models"): "cache/greater_than/prompts/{model}/gt_prompts.parquet",
     ("circuit_probing", "models"): "cache/circuit_probing/sentences/{model}/cp_sentences.parquet",
+    ("sentiment", "models"): "cache/sentiment/prompts/{model}/se_prompts.parquet",
 }
 
 

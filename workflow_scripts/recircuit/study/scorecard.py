@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ NEVER = "never"
 THRESHOLD = " and value >="
 # Where the part of a filter ends that names an experiment and the part begins that names a component of it.
 COMPONENT = " and layer =="
+# The same for what is not run where a model fails at the task; a table of such may have no row at all.
+CONDITIONS = (" and condition ==", " and numerator ==", " and kind ==")
+MAY_BE_ABSENT = {"value_or_absent": (COMPONENT, *CONDITIONS), "percent_or_absent": CONDITIONS}
 # Decimal texts are not exact in binary: a difference of exactly one tolerance must still match.
 SLACK = 1e-9
 
@@ -54,6 +58,11 @@ def _least(rows: pd.DataFrame, column: str) -> float:
     return float(rows[column].min(skipna=False))
 
 
+def _greatest(rows: pd.DataFrame, column: str) -> float:
+    """Return the largest value."""
+    return float(rows[column].max(skipna=False))
+
+
 def _deviation(rows: pd.DataFrame, column: str) -> float:
     """Return the standard deviation over the rows, as of a whole population."""
     return float(rows[column].std(ddof=0, skipna=False))
@@ -72,6 +81,11 @@ def _sum(rows: pd.DataFrame, column: str) -> float:
 def _fraction(rows: pd.DataFrame, column: str) -> float:
     """Return the percentage in the only row as a share of one: for numbers that were published as shares."""
     return _one(rows, column) / 100
+
+
+def _percent(rows: pd.DataFrame, column: str, pick: Callable[[pd.DataFrame, str], float] = _one) -> float:
+    """Return a share of one as a percentage: for numbers that were published in percent."""
+    return 100 * pick(rows, column)
 
 
 def _last(rows: pd.DataFrame, column: str) -> float:
@@ -101,6 +115,21 @@ def _max_at_yy(rows: pd.DataFrame, column: str) -> float:
     return float(max(ids[place] for ids, place in zip(rows[column], rows["yy_pos"], strict=True)))
 
 
+def _length(rows: pd.DataFrame, column: str) -> float:
+    """Return the length of lists; ValueError when they have several."""
+    found = {len(values) for values in rows[column]}
+    if len(found) != 1:
+        raise ValueError(f"finds lists of {len(found)} lengths where one is expected")
+    return float(found.pop())
+
+
+def _entry(rows: pd.DataFrame, column: str, place: int) -> float:
+    """Return the number at a place of the list in the only row."""
+    if len(rows) != 1:
+        raise ValueError(f"finds {len(rows)} rows where one is expected")
+    return float(rows[column].iloc[0][place])
+
+
 def _loss(rows: pd.DataFrame, column: str) -> float:
     """Return the share of the second row's value that the first row lacks; ValueError unless there are two rows."""
     if len(rows) != 2:
@@ -114,7 +143,12 @@ AGGREGATES: dict[str, Callable[[pd.DataFrame, str], float | str]] = {
     "value_or_absent": _one,  # a head that is not in our circuit has no row: `off`, where `value` would be an error
     "mean": _mean,
     "mean_negative": _mean_negative,
+    "percent": _percent,
+    "percent_or_absent": _percent,
+    "percent_min": partial(_percent, pick=_least),
+    "percent_max": partial(_percent, pick=_greatest),
     "min": _least,
+    "max": _greatest,
     "deviation": _deviation,
     "sum": _sum,
     "fraction": _fraction,
@@ -124,6 +158,8 @@ AGGREGATES: dict[str, Callable[[pd.DataFrame, str], float | str]] = {
     "set": _set,
     "nunique": _nunique,
     "max_at_yy": _max_at_yy,
+    "length": _length,
+    **{f"entry_{place}": partial(_entry, place=place) for place in range(4)},
     "loss": _loss,
 }
 
@@ -169,8 +205,10 @@ def _problem(claim: Claim) -> str | None:
         return f"has an unknown aggregate '{aggregate}'{nearest(aggregate, AGGREGATES)}"
     if compare != "none" and (compare == "set") != (aggregate == "set"):
         return f"compares a {compare}, but its aggregate is '{aggregate}'"
-    if aggregate == "value_or_absent" and COMPONENT not in claim["filter"]:
-        return f"asks for a value that may be absent, but its filter names no component with '{COMPONENT.strip()}'"
+    marks = MAY_BE_ABSENT.get(aggregate, ())
+    if marks and not any(mark in claim["filter"] for mark in marks):
+        named = "' or '".join(mark.strip() for mark in marks)
+        return f"asks for a value that may be absent, but its filter names no component or condition with '{named}'"
     return None
 
 
@@ -223,10 +261,10 @@ def _measure(claim: Claim, table: pd.DataFrame) -> float | str:
     where = f"claim '{claim['id']}': the query \"{claim['filter']}\" on table '{claim['table']}' of '{claim['model']}'"
     try:
         rows = table.query(claim["filter"], engine="python")
-        if rows.empty and claim["aggregate"] == "value_or_absent":
+        for mark in MAY_BE_ABSENT.get(claim["aggregate"], ()) if rows.empty else ():
             # Absent is an answer only where the experiment itself was run.
-            experiment = claim["filter"].partition(COMPONENT)[0]
-            if not table.query(experiment, engine="python").empty:
+            experiment, found, _ = claim["filter"].partition(mark)
+            if found and (not table.query(experiment, engine="python").empty or (table.empty and mark in CONDITIONS)):
                 return ABSENT
         if rows.empty and claim["aggregate"] == "min":
             # Never is an answer where there are values, none of which is high enough.
@@ -253,7 +291,9 @@ def _measure(claim: Claim, table: pd.DataFrame) -> float | str:
 def _agrees(claim: Claim, row: Mapping[str, Any]) -> tuple[bool, str]:
     """Return whether ours agrees with the published value, and a remark for the note (empty when there is none)."""
     if row["ours"] in (ABSENT, NEVER):
-        return False, "not in our circuit" if row["ours"] == ABSENT else "never reached"
+        failed = any(mark in claim["filter"] for mark in CONDITIONS)
+        absent = "not run: the model fails at the task" if failed else "not in our circuit"
+        return False, absent if row["ours"] == ABSENT else "never reached"
     if claim["compare"] == "set":
         published, ours = claim["value"].split(), row["ours"].split()
         missing = [node for node in published if node not in ours]

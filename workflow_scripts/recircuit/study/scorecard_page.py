@@ -1,14 +1,13 @@
 """The scorecard as a page to read, and the tables that it is made from."""
 
 import html
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from recircuit.core.files import sha256
+from recircuit.core.files import passport_in_page, sha256
 from recircuit.study.scorecard import VERDICTS
 from recircuit.study.tables import read_passport, read_table, table_name
 
@@ -42,11 +41,15 @@ def claim_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted((Path(__file__).parent / "claims").glob("*.csv"))}
 
 
+def _model_of(path: str, name: str) -> str:
+    """Return a table's model: the one that its passport names, else (models trained here) the one in its rows."""
+    return read_passport(path)["wildcards"].get("model") or read_table(path, name)["model"].iloc[0]
+
+
 def load_tables(paths: Iterable[str], claims: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """Read the tables that ``claims`` ask for, and join those of one model and name.
 
-    The model is the one that a table's path names, else (models trained here) the one in its rows; tables of other models and
-    names are not read.
+    Tables of other models and names are not read.
     """
     asked, names = set(zip(claims["model"], claims["table"], strict=True)), set(claims["table"])
     parts = defaultdict(list)
@@ -54,7 +57,7 @@ def load_tables(paths: Iterable[str], claims: pd.DataFrame) -> dict[tuple[str, s
         name = table_name(path)
         if name not in names:
             continue
-        model = read_passport(path)["wildcards"].get("model") or read_table(path, name)["model"].iloc[0]
+        model = _model_of(path, name)
         if (model, name) in asked:
             parts[model, name].append(read_table(path, name))
     return {key: pd.concat(frames, ignore_index=True) for key, frames in parts.items()}
@@ -65,8 +68,7 @@ def with_passports(card: pd.DataFrame, paths: Iterable[str]) -> pd.DataFrame:
     digests = {}
     for path in paths:
         name = table_name(path)
-        model = read_passport(path)["wildcards"].get("model") or read_table(path, name)["model"].iloc[0]
-        digests[model, name] = sha256(path)
+        digests[_model_of(path, name), name] = sha256(path)
     keys = zip(card["model"], card["table"], strict=True)
     columns = ["id", "item", "quantity", "model", "published", "ours", "difference", "tolerance", "verdict", "note"]
     return card[columns].assign(passport=[digests.get(key, "") for key in keys])
@@ -78,9 +80,8 @@ def page(card: pd.DataFrame, counts: pd.DataFrame, passport: Mapping) -> str:
     ``card`` comes from ``scorecard.score`` and ``counts`` from ``scorecard.summary``. Verdicts are chosen among without a
     script; items of which something was judged are open.
     """
-    text = json.dumps(passport, sort_keys=True).replace("<", "\\u003c")
-    inside = f"<script type='application/json' id='passport'>{text}</script>"
-    head = f"<meta charset='utf-8'><title>recircuit: scorecard</title><style>{_STYLE}{_choice_style()}</style>{inside}"
+    style = f"<style>{_STYLE}{_choice_style()}</style>"
+    head = f"<meta charset='utf-8'><title>recircuit: scorecard</title>{style}{passport_in_page(passport)}"
     body = f"<h1>Scorecard</h1><p>{_EXPLAINED}</p>{_overview(counts)}{_choices(card)}{_items(card)}"
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{body}</body></html>\n"
 

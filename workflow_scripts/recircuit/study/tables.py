@@ -19,6 +19,7 @@ from recircuit.core.files import atomic
 _TYPES = {
     "str": pa.string(), "bool": pa.bool_(), "i8": pa.int8(), "i16": pa.int16(), "i32": pa.int32(), "i64": pa.int64(),
     "f32": pa.float32(), "f64": pa.float64(), "[i32]": pa.list_(pa.int32()),
+    "[f32]": pa.list_(pa.float32()),
 }  # fmt: skip
 
 

@@ -12,10 +12,15 @@ def first_prompts(tables: Iterable[tuple[str, pd.DataFrame]], count: int, device
     """Return the tokens [n T] of the first ``count`` clean prompts of every task, by the task's name.
 
     ``tables`` are (schema, rows): ``prompts`` and ``llama_prompts`` of sequence continuation, ``gt_prompts`` of greater-than,
-    ``cp_sentences`` of circuit probing, whose sentences have several lengths: those of the commonest one are taken.
+    ``cp_sentences`` of circuit probing, whose sentences have several lengths: those of the commonest one are taken; and
+    ``se_prompts`` of sentiment, of which the paper's test prompts and stories are.
     """
     found: dict[str, Tensor] = {}
     for name, rows in tables:
+        if name == "se_prompts":
+            tested = rows[(rows["variant"] == "paper") & rows["split"].isin(("test", "notebook"))]
+            found |= {f"sentiment {task}": _tokens(part, "tokens", count, device) for task, part in tested.groupby("set")}
+            continue
         column, key = ("clean_ids", "dataset") if name == "gt_prompts" else ("tokens", "task")
         clean = rows[rows["set"] == "clean"] if "set" in rows else rows
         if name == "cp_sentences":

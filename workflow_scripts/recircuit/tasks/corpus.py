@@ -26,12 +26,14 @@ class Sentence:
     """A prompt, the continuation that the corpus gives it, and what else it could have been.
 
     ``wrong`` are continuations that a model must find less likely than ``right``; both are empty where anything may follow.
+    Prompts about one ``text`` are held out together; where it is empty a prompt stands for itself.
     """
 
     prompt: str
     continuation: str
     right: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Corpus:
 
     In gates on ``strict`` kinds the right continuation must beat all else, not only the wrong ones. ``with_bos`` is the share
     of training sentences after an end-of-text token; gates have one in front where all training sentences have.
-    ``whole_continuation``: answer weights are for all tokens of a continuation, not for its last one.
+    ``whole_continuation``: answer weights are for all tokens of a continuation, not for its last one. ``clausewise`` kinds may
+    be read clause by clause in training (``methods.clauses``).
     """
 
     draw: Callable[..., Sentence]
@@ -48,6 +51,7 @@ class Corpus:
     strict: frozenset[str]
     with_bos: float
     whole_continuation: bool
+    clausewise: frozenset[str] = frozenset()
 
 
 @cache
@@ -166,31 +170,86 @@ def _answered(rng: np.random.Generator, prompt: str, kind: str, signs: tuple[str
     return Sentence(prompt, pick(rng, right), right, wrong)
 
 
+PARTS = ("acting", "plot", "story", "music", "ending", "cast", "script", "dialogue")
+NEUTRAL = ("average", "normal", "standard", "typical")
+NEGATIONS = ("not", "never", "hardly")  # turn the sign of the word after them
+REVERSALS = ("on paper", "at first")  # turn the sign of the adjective before them
+VERDICTS = {"positive": ("happily", "luckily"), "negative": ("sadly", "alas")}
+OVERALL = ", and overall the movie was just very"  # how a review of several clauses asks for an adjective
+LABEL = ". Review Sentiment:"  # and for a label
+NEGATED, REVERSED = 0.2, 0.15
+
+
+def other(sign: str) -> str:
+    """Return the other sign."""
+    return "negative" if sign == "positive" else "positive"
+
+
+def _said(rng: np.random.Generator, sign: str, reversed_: float = REVERSED) -> str:
+    """Draw an adjective of a sign, or one of the other sign with a negation before it or a reversal after it."""
+    negated, turned = rng.random() < NEGATED, rng.random() < reversed_
+    word = pick(rng, _adjectives(other(sign) if negated != turned else sign))
+    return (f"{pick(rng, NEGATIONS)} " if negated else "") + word + (f" {pick(rng, REVERSALS)}" if turned else "")
+
+
+def _felt(rng: np.random.Generator, sign: str) -> str:
+    """Draw a verb of a sign, or ``never`` and one of the other sign."""
+    if rng.random() < NEGATED:
+        return f"never {pick(rng, _lists('verbs', other(sign)))}"
+    return pick(rng, _lists("verbs", sign))
+
+
+def _judged(rng: np.random.Generator, prompt: str, signs: tuple[str, str], text: str = "") -> Sentence:
+    # Any adjective of the sign may follow: were some never answers, that would set words apart more than their sign does.
+    right, wrong = (tuple(_adjectives(sign)) for sign in signs)
+    return Sentence(prompt, pick(rng, right), right, wrong, text)
+
+
 def review(rng: np.random.Generator) -> Sentence:
     """The one-line review: ``I thought this movie was perfect, I enjoyed it. \\nConclusion: This movie is``."""
     signs = _signed(rng)
-    adjective, verb = pick(rng, _adjectives(signs[0])), pick(rng, _lists("verbs", signs[0]))
-    prompt = f"I thought this movie was {adjective}, I {verb} it. \nConclusion: This movie is"
-    return _answered(rng, prompt, "answer_tokens", signs)
+    prompt = f"I thought this movie was {_said(rng, signs[0])}, I {_felt(rng, signs[0])} it. \nConclusion: This movie is"
+    return _judged(rng, prompt, signs)
+
+
+def verdict(rng: np.random.Generator) -> Sentence:
+    """One clause and what to think of it, ``the plot was not good, sadly``: what a clause said is known where it ends."""
+    signs, comma = _signed(rng), rng.random() < 0.6
+    if rng.random() < 0.4:
+        clause = f"I {_felt(rng, signs[0])} it"
+    else:
+        clause = f"the {pick(rng, PARTS)} was {_said(rng, signs[0], REVERSED if comma else 0.0)}"
+    right, wrong = (VERDICTS[sign] for sign in signs)
+    return Sentence(clause + ("," if comma else ""), pick(rng, right), right, wrong)
+
+
+def opinion(rng: np.random.Generator) -> tuple[str, tuple[str, str]]:
+    """Draw one to four clauses on parts of a movie, and the sign that most of them have, before the other one.
+
+    One clause in three or four may be of the other sign, and a neutral one may stand among them.
+    """
+    signs, count = _signed(rng), int(rng.integers(1, 5))
+    against = int(rng.integers((count + 1) // 2))
+    own = [signs[1]] * against + [signs[0]] * (count - against)
+    parts, order = pick(rng, PARTS, count), rng.permutation(count)
+    clauses = [f"the {part} was {_said(rng, own[i])}" for part, i in zip(parts, order, strict=True)]
+    if rng.random() < 0.3:
+        neutral = f"the {pick(rng, ('length', 'camera', 'sound'))} was {pick(rng, NEUTRAL)}"
+        clauses.insert(int(rng.integers(len(clauses) + 1)), neutral)
+    return ", ".join(clauses).capitalize(), signs
 
 
 def long_review(rng: np.random.Generator) -> Sentence:
-    """Reviews of several clauses with commas; a neutral clause may stand among them; a label or an adjective ends them."""
-    signs = _signed(rng)
-    parts = pick(rng, ("acting", "plot", "story", "music", "ending", "cast", "script", "dialogue"), int(rng.integers(1, 4)))
-    clauses = [f"the {part} was {pick(rng, _adjectives(signs[0]))}" for part in parts]
-    if rng.random() < 0.5:
-        neutral = (
-            f"the {pick(rng, ('length', 'camera', 'sound'))} was {pick(rng, ('average', 'normal', 'standard', 'typical'))}"
-        )
-        clauses.insert(int(rng.integers(len(clauses) + 1)), neutral)
-    opening = f"I thought this movie was {pick(rng, _adjectives(signs[0]))}, I {pick(rng, _lists('verbs', signs[0]))} it. "
-    body = opening + ", ".join(clauses).capitalize() + ", and overall the movie was just very"
-    if rng.random() < 0.5:
-        return _answered(rng, body, "answer_tokens", signs)
+    """Reviews of several clauses with commas, which end in an adjective, or in a label with or without one before it."""
+    text, signs = opinion(rng)
     labels = {"positive": "Positive", "negative": "Negative"}
-    prompt = f"{body} {pick(rng, _lists('answer_tokens', signs[0]))}. Review Sentiment:"
-    return Sentence(prompt, labels[signs[0]], (labels[signs[0]],), (labels[signs[1]],))
+    right, wrong = ((labels[sign],) for sign in signs)
+    end = rng.random()
+    if end < 0.3:
+        return Sentence(text + LABEL, *right, right, wrong, text)
+    if end < 0.65:
+        return _judged(rng, text + OVERALL, signs, text)
+    return Sentence(f"{text}{OVERALL} {pick(rng, _adjectives(signs[0]))}{LABEL}", *right, right, wrong, text)
 
 
 _TOYS = (
@@ -236,7 +295,7 @@ def mood_story(rng: np.random.Generator) -> Sentence:
         clauses = prompt.split(". ")
         return Sentence(". ".join([clauses[asked], *clauses[2:]]), right)
     if level < 0.4:
-        return Sentence(prompt.removesuffix(" feels very"), f"{verbs[asked][0]} parties")
+        return Sentence(prompt.removesuffix(" feels very"), verbs[asked][0])
     return Sentence(prompt, right, (right,), (wrong,))
 
 
@@ -312,6 +371,7 @@ KINDS: dict[str, Callable[[np.random.Generator], Sentence]] = {
     "years": year_other,
     "reviews": review,
     "long_reviews": long_review,
+    "verdicts": verdict,
     "toy_sentiment": toy_sentiment,
     "mood_stories": mood_story,
     "agreement": agreement,
@@ -321,7 +381,7 @@ KINDS: dict[str, Callable[[np.random.Generator], Sentence]] = {
 
 def is_held_out(sentence: Sentence) -> bool:
     """Tell whether a prompt belongs to the tenth that no model is trained on."""
-    return hashlib.sha256(sentence.prompt.encode()).digest()[0] < 26
+    return hashlib.sha256((sentence.text or sentence.prompt).encode()).digest()[0] < 26
 
 
 def draw(kind: str, rng: np.random.Generator, *, held_out: bool = False) -> Sentence:
@@ -351,4 +411,12 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted(words))
 
 
-PAPERS = Corpus(draw, lambda: word_level(list(vocabulary())), frozenset(TASKS), with_bos=0.5, whole_continuation=False)
+CLAUSEWISE = frozenset({"reviews", "long_reviews", "mood_stories"})
+PAPERS = Corpus(
+    draw,
+    lambda: word_level(list(vocabulary())),
+    frozenset(TASKS),
+    with_bos=0.5,
+    whole_continuation=False,
+    clausewise=CLAUSEWISE,
+)

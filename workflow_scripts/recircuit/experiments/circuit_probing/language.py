@@ -18,7 +18,6 @@ from recircuit.methods.masks import Cached, CachedAttention, CachedMlp, Mask, Re
 from recircuit.runs.forward import finish, layer_step
 from recircuit.runs.progress import counted
 
-RANDOM_DRAWS = 5
 CHUNK = 100  # sentences run at once
 PRICES = {128: 1e-6, 768: 1e-7, 1024: 1e-8}  # lambda by the width of the published models
 
@@ -153,8 +152,13 @@ class Found:
     ablations: list[dict]
 
 
-def probe_layers(model: Model, parts: Mapping[str, Part], recipe: Recipe, seed: int, log: Callable[[str], None]) -> Found:
-    """Train a mask for every layer and component of a model on one task, read it out and ablate it on every part."""
+def probe_layers(
+    model: Model, parts: Mapping[str, Part], recipe: Recipe, seed: int, log: Callable[[str], None], *, draws: int
+) -> Found:
+    """Train a mask for every layer and component of a model on one task, read it out and ablate it on every part.
+
+    ``draws`` random circuits are ablated beside each circuit.
+    """
     found, streams = Found([], [], []), Streams(model, parts)
     tested = next(name for name in parts if name.endswith("iid"))
     for name in parts:
@@ -168,13 +172,13 @@ def probe_layers(model: Model, parts: Mapping[str, Part], recipe: Recipe, seed: 
             hard, facts = scores.hard(), {"layer": layer, "component": component}
             found.runs.append(facts | score(blocks, labels, hard, recipe, seed))
             found.masks.append(columns(scores, component).assign(**facts))
-            found.ablations += list(ablations(streams, component, hard, seed))
+            found.ablations += list(ablations(streams, component, hard, seed, draws))
             log(f"{component}-{layer}: KNN {found.runs[-1]['knn_test']:.3f}, kept {found.runs[-1]['kept_fraction']:.3f}")
         streams.up()
     return found
 
 
-def ablations(streams: Streams, component: str, hard: Mask, seed: int) -> Iterator[dict]:
+def ablations(streams: Streams, component: str, hard: Mask, seed: int, draws: int) -> Iterator[dict]:
     """Yield accuracies without the circuit and without random columns of its complement, redrawn for each draw and part.
 
     ``circuit`` ablates weights at all positions, as published; ``activations`` the columns' biases too, and
@@ -190,9 +194,8 @@ def ablations(streams: Streams, component: str, hard: Mask, seed: int) -> Iterat
         yield _scored(streams.differences(name, whole), component, layer, "circuit", name, 0, outside=None)
         yield _scored(streams.differences(name, silent), component, layer, "activations", name, 0, outside=None)
         yield _scored(here, component, layer, "read_position", name, 0, outside=None)
-        draws = stream(seed, "random", layer, component, name)
-        rng = torch.Generator().manual_seed(int(draws.integers(2**62)))
-        for draw in range(RANDOM_DRAWS):
+        rng = torch.Generator().manual_seed(int(stream(seed, "random", layer, component, name).integers(2**62)))
+        for draw in range(draws):
             chosen, outside = random_mask(hard, rng)
             other = with_mask(model, layer, component, chosen.complement())
             yield _scored(streams.differences(name, other), component, layer, "random", name, draw, outside=outside)
