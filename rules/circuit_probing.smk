@@ -16,7 +16,7 @@ rule cp_make_arithmetic:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=TORCH,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_make_arithmetic.py"),
@@ -39,7 +39,7 @@ rule cp_train_arithmetic:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=2000,
+        mem_mb=arithmetic_memory(1600),
         runtime=epochs(),
     params:
         spec=spec("circuit_probing/cp_train_arithmetic.py", "circuit_probing.arithmetic.{experiment}", "circuit_probing.seeds"),
@@ -63,7 +63,7 @@ rule cp_train_transfer:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=2000,
+        mem_mb=arithmetic_memory(),
         runtime=30,
     params:
         spec=spec("circuit_probing/cp_train_transfer.py", "circuit_probing.transfer", "circuit_probing.seeds"),
@@ -90,7 +90,7 @@ rule cp_train_masks:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=3000,
+        mem_mb=arithmetic_memory(),
         runtime=checkpoints(4),
     params:
         spec=spec(
@@ -120,7 +120,7 @@ rule cp_fit_probes:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=2000,
+        mem_mb=arithmetic_memory(),
         runtime=checkpoints(3),
     params:
         spec=spec("circuit_probing/cp_fit_probes.py", "seed", "circuit_probing.probe_epochs"),
@@ -144,7 +144,7 @@ rule cp_fit_embeddings:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=2000,
+        mem_mb=arithmetic_memory(),
         runtime=checkpoints(5),
     params:
         spec=spec("circuit_probing/cp_fit_embeddings.py", "seed", "circuit_probing.probe_epochs"),
@@ -168,7 +168,7 @@ rule cp_fit_erasers:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=2000,
+        mem_mb=arithmetic_memory(),
         runtime=checkpoints(1),
     params:
         spec=spec("circuit_probing/cp_fit_erasers.py", "seed", "circuit_probing.probe_epochs"),
@@ -192,7 +192,7 @@ rule cp_fit_alignments:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=2000,
+        mem_mb=arithmetic_memory(),
         runtime=checkpoints(10),
     params:
         spec=spec("circuit_probing/cp_fit_alignments.py", "seed", "circuit_probing.alignment_epochs"),
@@ -212,7 +212,7 @@ rule cp_score_overlaps:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=TORCH,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_score_overlaps.py"),
@@ -233,7 +233,7 @@ rule cp_make_sentences:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=TORCH,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_make_sentences.py", data=CP_DATA),
@@ -288,7 +288,7 @@ rule cp_score_lm_overlaps:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_score_lm_overlaps.py", "models.{model}"),
@@ -309,7 +309,7 @@ rule cp_score_claims:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_score_claims.py", claims=CLAIMS["circuit_probing"]),

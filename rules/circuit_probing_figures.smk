@@ -17,7 +17,7 @@ rule cp_plot_probes:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_probes.py"),
@@ -41,7 +41,7 @@ rule cp_plot_training:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_training.py"),
@@ -63,7 +63,7 @@ rule cp_plot_transfer:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_transfer.py"),
@@ -88,7 +88,7 @@ rule cp_plot_probes_along_training:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_probes_along_training.py"),
@@ -114,7 +114,7 @@ rule cp_plot_causes_along_training:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_causes_along_training.py"),
@@ -142,7 +142,7 @@ rule cp_plot_causal_table:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=LARGE_PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_causal_table.py"),
@@ -164,7 +164,7 @@ rule cp_plot_sizes:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_sizes.py"),
@@ -188,7 +188,7 @@ rule cp_plot_overlaps:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_overlaps.py"),
@@ -213,7 +213,7 @@ rule cp_plot_frames:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_frames.py"),
@@ -238,7 +238,7 @@ rule cp_plot_language:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_language.py"),
@@ -262,7 +262,7 @@ rule cp_plot_lm_overlaps:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_lm_overlaps.py"),
@@ -284,7 +284,7 @@ rule cp_plot_tokens:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_tokens.py"),

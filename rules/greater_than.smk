@@ -11,7 +11,7 @@ rule gt_make_prompts:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=memory(),
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec(
@@ -103,7 +103,7 @@ rule gt_run_circuits:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=memory(1),
+        mem_mb=memory(1, FITTED),
         runtime=minutes(60),
     params:
         spec=spec(

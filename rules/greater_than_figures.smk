@@ -16,7 +16,7 @@ rule gt_plot_heatmaps:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_heatmaps.py", data=["greater_than/plot_style.json"]),
@@ -42,7 +42,7 @@ rule gt_plot_tasks:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_tasks.py", data=["greater_than/plot_style.json"]),
@@ -66,7 +66,7 @@ rule gt_plot_stages:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_stages.py", data=["greater_than/plot_style.json"]),
@@ -92,7 +92,7 @@ rule gt_plot_attention:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_attention.py"),
@@ -117,7 +117,7 @@ rule gt_plot_lenses:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_lenses.py", data=["greater_than/plot_style.json"]),
@@ -143,7 +143,7 @@ rule gt_plot_neurons:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=LARGE_PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_neurons.py", data=["greater_than/plot_style.json"]),
@@ -165,7 +165,7 @@ rule gt_plot_pca:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_pca.py", data=["greater_than/plot_style.json"]),
@@ -188,7 +188,7 @@ rule gt_plot_circuit:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_circuit.py", "greater_than.choose_share"),
@@ -219,7 +219,7 @@ rule gt_plot_tables:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=LARGE_PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_tables.py"),
@@ -241,7 +241,7 @@ rule gt_plot_scorecard:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=HUGE_PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_scorecard.py"),

@@ -15,7 +15,7 @@ rule train_model:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=memory(),
+        mem_mb=memory(floor=FITTED),
         runtime=minutes(60),
     params:
         spec=spec("models/train_model.py", "seed", "models.{model}", data=CORPUS_DATA),
@@ -91,7 +91,7 @@ rule certify_model:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=memory(),
+        mem_mb=memory(floor=JUDGED),
         runtime=minutes(5),
     params:
         spec=spec("models/certify_model.py", limit=1e-4, prompts=32),

@@ -21,7 +21,7 @@ rule report_score_claims:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec("report/report_score_claims.py", claims=CLAIMS),
@@ -43,7 +43,7 @@ rule report_write_manifest:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec("report/report_write_manifest.py"),
@@ -59,7 +59,7 @@ rule list:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=500,
+        mem_mb=PLAIN,
         runtime=5,
     params:
         spec=spec("report/list.py"),
@@ -76,7 +76,7 @@ rule trace:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=500,
+        mem_mb=PLAIN,
         runtime=5,
     params:
         spec=spec("report/trace.py"),

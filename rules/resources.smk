@@ -1,4 +1,18 @@
-# What jobs ask for: memory from the model's shape, minutes from its size and the data's.
+# What jobs ask for: memory from the model's shape and the data's size, minutes from the same.
+#
+# Memory, in MB, is a floor for what a job imports and holds whatever the model, then the weights twice (a file's and ours), then
+# streams. A test holds it to one to three times the measured peak, which every log ends with; on a cluster Snakemake's own
+# process stands in it too, with some 200 MB.
+PLAIN = 500  # tables and a tokenizer, no torch
+TORCH = 900  # torch and a model that is run: peaks of 330 to 490 MB
+FITTED = 1200  # gradients, optimisers or several models at once: 500 to 620
+JUDGED = 1300  # TransformerLens and transformers beside ours: 590
+PICTURE = 600  # 200 to 410
+LARGE_PICTURE = 1000  # many cells or points: 360 to 680
+HUGE_PICTURE = 1500  # 640 to 1040
+CUDA = 2000 * GPU  # its context and libraries, on the host
+
+
 def megabytes(model):
     """fp32 weights of a model in MB, from its shape: 12 d^2 per layer, and an embedding of 50 thousand words at most."""
     width = config["models"][model]["width"]
@@ -6,13 +20,31 @@ def megabytes(model):
     return 4e-6 * (12 * config["models"][model]["layers"] * width**2 + words * width)
 
 
-def memory(copies=0):
+def memory(copies=0, floor=TORCH):
     """Resource function: MB of memory; ``copies`` counts residual streams of all prompts and layers kept at once."""
 
     def resolve(wildcards, attempt):
         shape = config["models"][wildcards.model]
         rows = 3 * config["sequence_continuation"]["prompts_per_template"] * 23 * shape["layers"] * shape["width"]
-        return int(attempt * (1500 + 2 * megabytes(wildcards.model) + 4e-6 * rows * copies))
+        return int(attempt * (floor + CUDA + 2 * megabytes(wildcards.model) + 4e-6 * rows * copies))
+
+    return resolve
+
+
+def source_memory(fetched):
+    """Resource function: MB to read a data set: ``fetched`` for the published ones, little for an embedded model's."""
+
+    def resolve(wildcards, attempt):
+        return attempt * (PLAIN if wildcards.model in TRAINED else fetched)
+
+    return resolve
+
+
+def arithmetic_memory(floor=FITTED):
+    """Resource function: MB for a one-layer arithmetic model on all 12,769 sums at once."""
+
+    def resolve(wildcards, attempt):
+        return attempt * (floor + CUDA)
 
     return resolve
 
@@ -55,7 +87,7 @@ def sentence_memory():
 
     def resolve(wildcards, attempt):
         streams = 7000 * 12 * config["models"][wildcards.model]["width"]
-        return int(attempt * (1500 + 2 * megabytes(wildcards.model) + 4e-6 * 6 * streams))
+        return int(attempt * (FITTED + CUDA + 2 * megabytes(wildcards.model) + 4e-6 * 6 * streams))
 
     return resolve
 
@@ -83,7 +115,7 @@ def text_memory():
         rows = config["sentiment"]["text_rows"] or 11_000
         widest = 64 * 16 * config["models"][wildcards.model]["width"]
         kept = text_length(wildcards.model) * (4e-6 * widest + 150e-6 * rows)
-        return int(attempt * (1500 + 2 * megabytes(wildcards.model) + kept))
+        return int(attempt * (TORCH + CUDA + 2 * megabytes(wildcards.model) + kept))
 
     return resolve
 

@@ -12,7 +12,7 @@ rule se_make_prompts:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec("sentiment/se_make_prompts.py", data=SE_DATA),
@@ -33,7 +33,7 @@ rule se_make_reviews:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=source_memory(4000),
         runtime=10,
     params:
         spec=spec("sentiment/se_make_reviews.py", "seed", "models.{model}", "sentiment.review_pairs", data=SE_DATA),
@@ -54,7 +54,7 @@ rule se_make_text:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=8000,
+        mem_mb=source_memory(8000),
         runtime=20,
     params:
         spec=spec("sentiment/se_make_text.py", "seed", "models.{model}", "sentiment.text_rows", data=SE_STAND_INS),
@@ -159,7 +159,7 @@ rule se_score_cosines:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=TORCH,
         runtime=10,
     params:
         spec=spec("sentiment/se_score_cosines.py"),
@@ -225,7 +225,7 @@ rule se_plot_patching:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=LARGE_PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_patching.py"),
@@ -249,7 +249,7 @@ rule se_plot_cosines:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_cosines.py", data=["sentiment/das_released_cosines.json"]),
@@ -273,7 +273,7 @@ rule se_plot_pca:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_pca.py"),
@@ -295,7 +295,7 @@ rule se_plot_das:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_das.py"),
@@ -318,7 +318,7 @@ rule se_plot_fits:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_fits.py"),

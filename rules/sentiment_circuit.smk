@@ -107,7 +107,7 @@ rule se_plot_circuit_maps:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_circuit_maps.py"),
@@ -133,7 +133,7 @@ rule se_plot_attribution:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_attribution.py"),
@@ -244,7 +244,7 @@ rule se_plot_schematic:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_schematic.py", data=["sentiment/toy_sets.json"]),
@@ -268,7 +268,7 @@ rule se_plot_sufficiency:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=LARGE_PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_sufficiency.py"),
@@ -296,7 +296,7 @@ rule se_plot_head_outputs:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_head_outputs.py"),
@@ -321,7 +321,7 @@ rule se_plot_ablated_circuit:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=LARGE_PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_ablated_circuit.py"),

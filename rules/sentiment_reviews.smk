@@ -86,7 +86,7 @@ rule se_plot_stories:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_stories.py"),
@@ -113,7 +113,7 @@ rule se_plot_ablation:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=HUGE_PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_ablation.py", data=["sentiment/comma_distance.json"]),

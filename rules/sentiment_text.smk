@@ -121,7 +121,7 @@ rule se_plot_areas:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_areas.py"),
@@ -147,7 +147,7 @@ rule se_plot_text:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_text.py"),
@@ -172,7 +172,7 @@ rule se_plot_text_loss:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_text_loss.py"),
@@ -196,7 +196,7 @@ rule se_plot_steering:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_steering.py"),
@@ -258,7 +258,7 @@ rule se_plot_neuroscope:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_neuroscope.py"),
@@ -282,7 +282,7 @@ rule se_plot_negation:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=LARGE_PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_negation.py"),
@@ -307,7 +307,7 @@ rule se_plot_neurons:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_neurons.py"),

@@ -11,7 +11,7 @@ rule seq_make_prompts:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=memory(),
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec(
@@ -181,7 +181,7 @@ rule seq_score_overlaps:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec(
@@ -206,7 +206,7 @@ rule seq_score_published_overlaps:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec(

@@ -49,7 +49,7 @@ rule seq_attribute_edges:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=memory(3),
+        mem_mb=memory(3, FITTED),
         runtime=minutes(200),
     params:
         spec=spec(
@@ -107,7 +107,7 @@ rule seq_make_probes:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=memory(),
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_make_probes.py", "seed", data=["sequence_continuation/wordlists.json"]),
@@ -239,7 +239,7 @@ rule seq_score_trace_agreement:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec(

@@ -16,7 +16,7 @@ rule seq_plot_merged_circuit:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec(
@@ -45,7 +45,7 @@ rule seq_plot_task_circuits:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_task_circuits.py"),
@@ -70,7 +70,7 @@ rule seq_plot_attention:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec(
@@ -97,7 +97,7 @@ rule seq_plot_lengths:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_lengths.py"),
@@ -122,7 +122,7 @@ rule seq_plot_logit_lens:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_logit_lens.py", data=["sequence_continuation/wordlists.json"]),
@@ -146,7 +146,7 @@ rule seq_plot_ov_scores:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_ov_scores.py"),
@@ -168,7 +168,7 @@ rule seq_plot_ov_map:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_ov_map.py"),
@@ -192,7 +192,7 @@ rule seq_plot_lens_blocks:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_lens_blocks.py"),
@@ -216,7 +216,7 @@ rule seq_plot_edge_graphs:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_edge_graphs.py"),
@@ -240,7 +240,7 @@ rule seq_plot_attribution:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_attribution.py"),
@@ -264,7 +264,7 @@ rule seq_plot_edge_variants:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_edge_variants.py", "sequence_continuation.edge_threshold"),

@@ -13,7 +13,7 @@ rule seq_plot_head_drops:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_head_drops.py"),
@@ -35,7 +35,7 @@ rule seq_plot_cross_task:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_cross_task.py", "sequence_continuation.threshold"),
@@ -63,7 +63,7 @@ rule seq_plot_single_ablations:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_single_ablations.py"),
@@ -91,7 +91,7 @@ rule seq_plot_overlaps:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_overlaps.py"),
@@ -115,7 +115,7 @@ rule seq_plot_pruning_path:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_pruning_path.py", "sequence_continuation.threshold"),
@@ -141,7 +141,7 @@ rule seq_plot_size_performance:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_size_performance.py", "sequence_continuation.threshold"),
@@ -168,7 +168,7 @@ rule seq_plot_answer_probability:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_answer_probability.py"),

@@ -13,7 +13,7 @@ rule seq_make_llama_prompts:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=memory(),
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec(
@@ -107,7 +107,7 @@ rule seq_score_knockouts:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PLAIN,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_score_knockouts.py"),

@@ -18,7 +18,7 @@ rule seq_plot_llama_head_drops:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=LARGE_PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_llama_head_drops.py"),
@@ -42,7 +42,7 @@ rule seq_plot_intervals:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=LARGE_PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_intervals.py"),
@@ -68,7 +68,7 @@ rule seq_plot_llama_attention:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=LARGE_PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_llama_attention.py"),
@@ -96,7 +96,7 @@ rule seq_plot_llama_heads:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_llama_heads.py"),
@@ -122,7 +122,7 @@ rule seq_plot_arithmetic:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=LARGE_PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_arithmetic.py"),
@@ -149,7 +149,7 @@ rule seq_plot_word_problems:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_word_problems.py"),

@@ -130,7 +130,19 @@ def test_every_job_left_a_log_that_ends_well(study):
     logs = [path for name, path in made(study).items() if name.startswith("cache/logs/")]
     assert len(logs) > 20
     for path in logs:
-        assert re.search(r" [^:]+: done in [\d.]+ s, \d+ MiB at most, on \S+, commit [0-9a-f]{7,}$", path.read_text().strip())
+        assert re.search(
+            r" [^:]+: done in [\d.]+ s, \d+ MiB at most of \d+ asked, on \S+, commit [0-9a-f]{7,}$", path.read_text().strip()
+        )
+
+
+def test_jobs_ask_for_one_to_three_times_the_memory_that_they_use(study):
+    found = defaultdict(list)
+    for name, path in made(study).items():
+        if name.startswith("cache/logs/"):
+            used, asked = re.search(r"(\d+) MiB at most of (\d+) asked", path.read_text()).groups()
+            found[Path(name).relative_to("cache/logs").parts[0].removesuffix(".log")].append((int(used), int(asked)))
+    wrong = {rule: max(jobs) for rule, jobs in found.items() if not max(jobs)[0] <= max(jobs)[1] <= 3 * max(jobs)[0]}
+    assert len(found) > 60 and wrong == {}
 
 
 def test_nothing_is_left_over(study, again):

@@ -73,7 +73,8 @@ def run(main: Callable[[Job], None], snakemake) -> None:
         job.log(f"failed: {type(error).__name__}: {' '.join(str(error).split())}")  # the log's last line, for status
         raise
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    job.log(f"done in {time.monotonic() - began:.1f} s, {peak:.0f} MiB at most, on {socket.gethostname()}, commit {commit()}")
+    used = f"{time.monotonic() - began:.1f} s, {peak:.0f} MiB at most of {job.resources.mem_mb} asked"
+    job.log(f"done in {used}, on {socket.gethostname()}, commit {commit()}")
 
 
 def commit() -> str:
