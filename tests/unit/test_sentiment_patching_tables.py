@@ -1,85 +1,21 @@
-"""Directional patching's tables against transformers' GPT-2 with a hook on whole prompts, in float64; and its pictures."""
-
-from itertools import product
-from types import SimpleNamespace
+"""Directional patching's tables against transformers' GPT-2 with a hook on whole prompts; intervals, layers and chance."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-import oracle
-from recircuit.core.families import load
+import sentiment_patching
 from recircuit.core.stats import stream
-from recircuit.core.tokenizer import Tokenizer, word_level
 from recircuit.experiments.sentiment import patching, patching_summary
-from recircuit.experiments.sentiment.patching_plans import (
-    GENERAL_SETS,
-    SCALES,
-    Directions,
-    Entry,
-    random_null,
-    shuffled_null,
-)
-from recircuit.experiments.sentiment.setting import Setting
-from recircuit.figures.sentiment import patching as figures
-from recircuit.figures.style import plt
+from recircuit.experiments.sentiment.patching_plans import SCALES, Entry, random_null, shuffled_null
 from recircuit.methods.direction_hooks import Patch, logit_flip
 from recircuit.methods.directions import shuffled_labels
 from recircuit.study import tables as study_tables
-from recircuit.tasks import reviews, sst
-from recircuit.tasks.corpus import vocabulary
-from recircuit.tasks.sentiment import toy_tables
+from recircuit.tasks import sst
+from sentiment_patching import DRAWS, LAYERS, SEED, WIDTH, rows_of
 
-LAYERS, WIDTH, DRAWS, SEED = 3, 16, 3, 5
-FITS = {"das": 1, "das2d": 2, "kmeans": 1, "mean_diff": 1, "logistic_regression": 1, "random": 1}
-
-
-def quiet(line):
-    """Log nothing."""
-
-
-def fitted_directions():
-    """Random vectors where fits would stand: orthonormal for DAS, of any length for the others; DAS knows no final stream."""
-    rng, rows = np.random.default_rng(0), []
-
-    def add(name, variant, method, seed):
-        for layer in range(LAYERS + (not method.startswith("das"))):
-            vectors = rng.normal(size=(FITS[method], WIDTH)) * 3
-            vectors = np.linalg.qr(vectors.T)[0].T if method.startswith("das") else vectors
-            for i, vector in enumerate(vectors):
-                rows.append((name, variant, method, layer, i, len(vectors), vector.astype(np.float32), seed))
-
-    for method in FITS:
-        add("movie", "paper", method, 42 if method == "random" else 0)
-    add("movie", "paper", "das", 1)
-    add("movie", "full", "mean_diff", 0)
-    for name, method in product(("adverb", "book"), ("mean_diff", "das")):
-        add(name, "full" if name == "book" else "paper", method, 0)
-    return pd.DataFrame(rows, columns=["set", "variant", "method", "layer", "component", "d_das", "vector", "seed"])
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A random GPT-2, all prompts, random directions, and the tables that the experiment makes of them."""
-    tokenizer = Tokenizer(word_level(list(vocabulary())), "words")
-    size = tokenizer.inner.get_vocab_size()
-    theirs = oracle.random_gpt2(layers=LAYERS, heads=2, d=WIDTH, vocab=size, positions=64, seed=3, std=0.3)
-    theirs.requires_grad_(requires_grad=False)
-    model = load(oracle.save(theirs, tmp_path_factory.mktemp("gpt2")), dtype=torch.float64)
-    prompts, positions = toy_tables(tokenizer, quiet, ("movie", "adverb", "book"))
-    setting = Setting(model, prompts, positions, chunk=24)
-    sentences = reviews.reviews(tokenizer, {"dev": 6, "test": 10}, 0)
-    sentences.loc[sentences["sentence_index"] % 5 == 0, "score"] = sentences["score"] * 0.1 + 0.45  # not clear any more
-    found = pd.concat([sst.prompts(sentences, tokenizer, name, reviews.SCAFFOLDS, longest=64) for name in reviews.SCAFFOLDS])
-    fitted = fitted_directions()
-    directions = Directions(fitted, LAYERS)
-    tests = [
-        *patching.toy_tests(setting, directions, DRAWS, SEED),
-        *patching.review_tests(setting, directions, found, None, 2, SEED),
-    ]
-    made = patching_summary.tables(tests, LAYERS, SEED, 100, quiet)
-    return SimpleNamespace(theirs=theirs, setting=setting, reviews=found, fitted=fitted, tests=tests, **made)
+world = sentiment_patching.world
 
 
 # ---- a slow, independent route --------------------------------------------------------------------------------------
@@ -168,16 +104,6 @@ def check(found, literal_lds, positive):
             assert np.isnan(row.value)
         else:
             assert row.value == pytest.approx(100 * (ours - bad) / (good - bad), rel=1e-10, abs=1e-8)
-
-
-KEYS = ["eval_set", "scaffold", "split", "variant", "method", "set", "layer", "from_layer", "projection", "scale", "draw"]
-
-
-def rows_of(world, **wanted):
-    defaults = {"variant": "paper", "set": "movie", "projection": "none", "scale": 1.0, "draw": -1, "scaffold": "toy"}
-    wanted = defaults | {"from_layer": wanted["layer"]} | wanted
-    table = world.se_patching
-    return table[(table[KEYS] == [wanted[key] for key in KEYS]).all(axis=1)]
 
 
 # ---- tables against hooks -------------------------------------------------------------------------------------------
@@ -447,87 +373,3 @@ def test_chance_is_counted_with_the_direction_itself():
     assert found.loc[("das", "shuffled", 0), "p"] == pytest.approx(1 / 3)
     assert found.loc[("das", "random", 0), ["mean", "lowest", "highest", "draws"]].tolist() == [28.75, 1.0, 60.0, 4]
     assert set(found.index.get_level_values("method")) == {"das"}
-
-
-# ---- pictures -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    """Leave no figure open."""
-    yield
-    plt.close("all")
-
-
-FILES = ("f3a-patching", "f3b-patching-by-layer", "x11-training-sets", "x12-transfer", "x13-dose", "x14-variance-share",
-         "x15-null", "x16-toy-by-layer")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def drawn(world):
-    tables = {name: getattr(world, name) for name in ("se_patching", "se_patching_best", "se_patching_null")}
-    return lambda file: figures.patching_item(file, tables, "heading")
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_every_picture_is_drawn(drawn, file, tmp_path):
-    drawn(file).savefig(tmp_path / "picture.png", dpi=40)
-
-
-def value_of(world, **facts):
-    return float(rows_of(world, **facts).set_index("metric").loc["logit_diff", "value"])
-
-
-def test_the_table_says_values_layers_and_intervals(world, drawn):
-    figure = drawn("f3a-patching")
-    axes = figure.axes[0]
-    columns = [label.get_text() for label in axes.get_xticklabels()]
-    assert columns[0] == "toy\nreviews\nn = 28\nlogit difference\nbest layer"
-    assert columns[4].startswith("reviews,\ncontinued\nn = 20\n")
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    best = world.se_patching_best.query("eval_set == 'movie' and split == 'test' and variant == 'paper'")
-    best = best.query("metric == 'logit_diff' and rule == 'max'").set_index("method")
-    for method, name in (("das", "DAS"), ("kmeans", "K-means")):
-        text = axes.texts[names.index(name) * len(columns)]
-        row = best.loc[method]
-        assert text.get_text().replace("−", "-").startswith(f"{row['value']:.1f} % (layer {row['layer']})\n[{row['ci_lo']:.1f}")
-        assert (text.get_style() == "italic") == row["readout"]
-
-
-def test_lines_are_of_their_method_and_layer(world, drawn):
-    axes = drawn("f3b-patching-by-layer").axes[0]
-    lines = {line.get_label(): line for line in axes.lines}
-    facts = {"eval_set": "reviews", "scaffold": "continuation", "split": "test", "method": "das"}
-    expected = [value_of(world, **facts, layer=layer) for layer in range(LAYERS)]
-    assert lines["DAS"].get_ydata() == pytest.approx(expected)
-    assert list(lines["K-means"].get_xdata()) == [0, 1, 2, 3]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels[-1] == "range of 2 random directions"
-
-
-def test_maps_have_what_was_fitted_in_rows_and_what_was_tested_in_columns(world, drawn):
-    figure = drawn("x12-transfer")
-    image = np.asarray(figure.axes[0].images[0].get_array())
-    assert image.shape == (3, 4)
-    assert image[0, 2] == pytest.approx(value_of(world, eval_set="movie", split="test", method="das", layer=2, from_layer=0))
-    assert figure.axes[0].images[0].get_clim() == (-100, 100)
-    red, _, blue, _ = figure.axes[0].images[0].to_rgba(np.array([[-90.0]]))[0, 0]
-    assert red > blue
-    sets = drawn("x11-training-sets")
-    names = [label.get_text() for label in sets.axes[0].get_yticklabels()]
-    assert names == ["adverbs", "books", "reviews"] and set(GENERAL_SETS) >= {"adverb", "book", "movie"}
-    plain = np.asarray(sets.axes[0].images[0].get_array())
-    facts = {"eval_set": "adverb", "split": "all", "method": "mean_diff"}
-    assert plain[2, 0] == pytest.approx(max(value_of(world, **facts, layer=layer) for layer in range(LAYERS)))
-    rest = np.asarray(sets.axes[6].images[0].get_array())
-    assert np.abs(np.diag(rest)).max() < 1e-9
-
-
-def test_the_histogram_says_where_a_direction_stands(world, drawn):
-    axes = drawn("x15-null").axes[0]
-    assert sum(patch.get_height() for patch in axes.patches) == DRAWS
-    picked = world.se_patching_best.query("rule == 'train' and eval_set == 'movie' and split == 'test' and method == 'das'")
-    p = world.se_patching_null.query("null == 'random' and method == 'das' and eval_set == 'movie' and metric == 'logit_diff'")
-    p = p.set_index("layer").loc[picked["layer"].iloc[0]]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert any(label.startswith("DAS ") and label.endswith(f"p = {p['p']:.3f}") for label in labels)
