@@ -122,3 +122,20 @@ rule prune:
         yes=config.get("yes", "false"),
     script:
         "../workflow_scripts/report/prune.py"
+
+
+rule verify:
+    log:
+        "cache/logs/verify.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=60,
+    params:
+        spec=spec("report/verify.py"),
+        yes=config.get("yes", "false"),
+    script:
+        "../workflow_scripts/report/verify.py"

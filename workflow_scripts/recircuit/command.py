@@ -14,7 +14,7 @@ KEY_VALUE_OPTIONS = frozenset(
     {"--resources", "--res", "--config", "-C", "--set-resources", "--set-threads", "--default-resources", "--default-res"}
     | {"--set-resource-scopes", "--set-scatter", "--consider-ancient", "--groups", "--group-components"}
 )
-LOOKING = frozenset({"list", "trace", "status", "prune"})
+LOOKING = frozenset({"list", "trace", "status", "prune", "verify"})
 
 
 def lock_nothing(words: list[str]) -> list[str]:

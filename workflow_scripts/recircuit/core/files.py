@@ -5,26 +5,41 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from recircuit.core.errors import refusal
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a name of its own beside ``path``; what is written there takes the final name at the end, in one step.
 
-    The name is unique, so that an orphan of a killed run can harm nothing. After an error nothing is left behind.
+    The name is unique, so that an orphan of a killed run can harm nothing. After an error nothing is left behind. A disk that
+    is full, read-only or otherwise refuses is a UserError.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
+    except Exception as error:
+        told = refusal(error) if _elsewhere(error, part) else refusal(error, path)
+        if told is None:
+            raise
+        raise told from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses this, even where there is nothing to remove
+            part.unlink(missing_ok=True)
+
+
+def _elsewhere(error: Exception, part: Path) -> bool:
+    """Say whether an error is about another file than the one in the making, such as the source of a copy."""
+    named = getattr(error, "filename", None)
+    return named is not None and Path(str(named)).name not in (part.name, part.parent.name)
 
 
 def strict_json(text: str) -> object:

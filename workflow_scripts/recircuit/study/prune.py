@@ -79,10 +79,8 @@ def prune_text(needed: Iterable[str], models: Iterable[str], *, sure: bool) -> s
     Raises UserError when files are to be removed while another run is writing.
     """
     files = spare(needed)
-    if sure and any(lock.stat().st_size for lock in Path(".snakemake", "locks").glob("*.output.lock")):
-        raise UserError(
-            "another run is writing here, so that prune removes nothing; wait for its end (snakemake --unlock if it was killed)"
-        )
+    if sure:
+        refuse_while_writing("prune")
     lines = [f"{file.size:>14,}  {file.path}" for file in files]
     lines += [f"{root} is a link to {Path(root).readlink()}; nothing in it is looked at" for root in _linked()]
     total = f"{len(files)} file{'s' * (len(files) != 1)} of {sum(file.size for file in files):,} bytes"
@@ -92,6 +90,15 @@ def prune_text(needed: Iterable[str], models: Iterable[str], *, sure: bool) -> s
     advice = "; nothing is removed without --config yes=true" if files else ""
     scope = f"needed by nothing that this configuration can build (models {', '.join(models)})"
     return "\n".join([*lines, f"{total} {scope}{advice}"])
+
+
+def refuse_while_writing(command: str) -> None:
+    """Raise UserError when a run that is under way, or was killed, holds locks on what it writes."""
+    if any(lock.stat().st_size for lock in Path(".snakemake", "locks").glob("*.output.lock")):
+        raise UserError(
+            f"another run is writing here, so that {command} removes nothing; "
+            "wait for its end (snakemake --unlock if it was killed)"
+        )
 
 
 def _linked() -> list[str]:
