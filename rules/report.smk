@@ -53,7 +53,7 @@ rule report_write_manifest:
 
 rule list:
     log:
-        "cache/logs/list.log",
+        ".snakemake/looking/list.log",
     localrule: True
     conda:
         ENVIRONMENT
@@ -70,7 +70,7 @@ rule list:
 
 rule trace:
     log:
-        "cache/logs/trace.log",
+        ".snakemake/looking/trace.log",
     localrule: True
     conda:
         ENVIRONMENT
@@ -88,7 +88,7 @@ rule trace:
 
 rule status:
     log:
-        "cache/logs/status.log",
+        ".snakemake/looking/status.log",
     localrule: True
     conda:
         ENVIRONMENT
@@ -107,7 +107,7 @@ rule status:
 
 rule prune:
     log:
-        "cache/logs/prune.log",
+        ".snakemake/looking/prune.log",
     localrule: True
     conda:
         ENVIRONMENT
@@ -126,7 +126,7 @@ rule prune:
 
 rule verify:
     log:
-        "cache/logs/verify.log",
+        ".snakemake/looking/verify.log",
     localrule: True
     conda:
         ENVIRONMENT

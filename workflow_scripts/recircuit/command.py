@@ -6,15 +6,21 @@ first word without ``=``. ``python -m snakemake all --cores 1 --resources gpu=1`
 
 A run that ends takes away the locks of every other run in its folder. So targets that only look, such as ``status``, get
 ``--nolock``: they lock nothing, and what they are asked about stays locked.
+
+Where Snakemake cannot write its own notes (``.snakemake``), it ends in tracebacks; here it does not begin, and one sentence
+says why.
 """
 
 import sys
+from pathlib import Path
 
 KEY_VALUE_OPTIONS = frozenset(
     {"--resources", "--res", "--config", "-C", "--set-resources", "--set-threads", "--default-resources", "--default-res"}
     | {"--set-resource-scopes", "--set-scatter", "--consider-ancient", "--groups", "--group-components"}
 )
 LOOKING = frozenset({"list", "trace", "status", "prune", "verify"})
+NO_RUN = frozenset({"--help", "-h", "--version", "-v"})
+ROOM = 2**16  # bytes: a log, locks and scripts of a few jobs
 
 
 def lock_nothing(words: list[str]) -> list[str]:
@@ -36,10 +42,27 @@ def targets_first(words: list[str]) -> list[str]:
     return [*targets, *rest]
 
 
+def refuse_folder(words: list[str]) -> None:
+    """End with one sentence when Snakemake's notes on this workflow cannot be written."""
+    from recircuit.core.errors import UserError
+    from recircuit.core.files import atomic
+
+    if not Path("Snakefile").is_file() or NO_RUN.intersection(words):
+        return
+    probe = Path(".snakemake", "room")
+    try:
+        with atomic(probe) as part:
+            part.write_bytes(bytes(ROOM))
+        probe.unlink()
+    except UserError as error:
+        sys.exit(f"Snakemake keeps its notes in .snakemake: {error}")
+
+
 def main() -> None:
     """Run Snakemake on the repaired command line."""
     from snakemake.cli import main as snakemake_main
 
+    refuse_folder(sys.argv[1:])
     sys.argv[1:] = lock_nothing(targets_first(sys.argv[1:]))
     # This module came from the environment; a workflow of another checkout must find its own library, not ours.
     for name in [name for name in sys.modules if name.partition(".")[0] == "recircuit"]:

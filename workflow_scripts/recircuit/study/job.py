@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from recircuit.core.errors import UserError, is_out_of_memory, refusal
+from recircuit.core.files import remove_orphans
 from recircuit.study import checksums, tables
 from recircuit.study.provenance import passport
 
@@ -43,13 +44,14 @@ class Job:
                 file.write(stamped + "\n")
 
     def begin(self) -> None:
-        """Begin a log; refuse inputs that are not as they were written."""
+        """Begin a log, clear what a killed job left, refuse inputs that are not as they were written."""
         if self.log_path:
             with suppress(OSError):
                 self.log_path.parent.mkdir(parents=True, exist_ok=True)
                 self.log_path.write_text("", encoding="utf-8")
         self.log("started")
         checksums.forget(self.output)
+        remove_orphans({Path(path).parent for file in self.output for path in (file, checksums.record_of(file))})
         files = [str(path) for path in self.input if Path(path).is_file()]
         self.digests = checksums.checked(dict.fromkeys([*files, *checksums.beside(files)]))
 

@@ -4,17 +4,16 @@ Links are never followed: one that is not needed goes, what it names stays.
 """
 
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from recircuit.core.errors import UserError
+from recircuit.core.files import ORPHAN
 
 ROOTS = ("cache", "figures")
 RECENT = 3600.0  # seconds: younger than this, half a file may still be in the writing
-_ORPHAN = re.compile(r"\..+\.[0-9a-f]{32}\.part")  # what `atomic` was writing when its job was killed
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def spare(needed: Iterable[str]) -> list[Spare]:
 
 def _orphan(entry: os.DirEntry) -> bool:
     old = time.time() - entry.stat(follow_symlinks=False).st_mtime > RECENT
-    return old and _ORPHAN.fullmatch(entry.name) is not None
+    return old and ORPHAN.fullmatch(entry.name) is not None
 
 
 def _walk(folder: Path) -> Iterator[os.DirEntry]:
