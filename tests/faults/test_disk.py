@@ -25,10 +25,11 @@ def test_a_full_cache_is_one_sentence_and_goes_on_when_there_is_room(copy, few, 
 
 def test_a_full_disk_under_the_figures_names_the_picture(copy):
     with mounted(copy / "figures", 4):
+        pdf = DRAWN.replace(".png", ".pdf")
         (copy / DRAWN).unlink()
+        (copy / pdf).unlink()
         filler = fill(copy / "figures")
-        told = sentences(make(copy, targets=(DRAWN,)))
-        assert told == {FULL_DISK.format(DRAWN.replace(".png", ".pdf"))}
+        assert sentences(make(copy, targets=(DRAWN,))) == {FULL_DISK.format(pdf)}
         assert check_whole(copy) and not (copy / DRAWN).exists()
         filler.unlink()
         must(make(copy, targets=(DRAWN,)))
