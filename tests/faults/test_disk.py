@@ -35,7 +35,7 @@ def test_a_full_disk_under_the_figures_names_the_picture(copy):
         must(make(copy, targets=(DRAWN,)))
 
 
-@pytest.mark.parametrize(("how", "why"), [("full", "the disk is full"), ("ro", "its file system is read-only")])
+@pytest.mark.parametrize(("how", "why"), [("full", "No space left on device"), ("ro", "Read-only file system")])
 def test_a_disk_that_does_not_take_snakemakes_own_notes_is_one_sentence(copy, how, why):
     with mounted(copy / ".snakemake", 24) as remount:
         if how == "full":
@@ -44,8 +44,8 @@ def test_a_disk_that_does_not_take_snakemakes_own_notes_is_one_sentence(copy, ho
             remount("ro")
         done = make(copy, targets=(DRAWN,))
         assert done.returncode == 1 and done.stdout == ""
-        assert done.stderr.startswith(f"Snakemake keeps its notes in .snakemake: .snakemake/room cannot be written: {why}; ")
-        assert len(done.stderr.splitlines()) == 1
+        told = f"Snakemake keeps its notes in .snakemake, which cannot be written ({why}); mend that, then run it again\n"
+        assert done.stderr == told
 
 
 def test_a_read_only_cache_can_be_looked_at_but_not_built_in(copy, few):

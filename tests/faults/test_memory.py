@@ -49,7 +49,7 @@ def patch(budget):
         yield from halve(lambda rows: (note(chunk=rows.stop - rows.start), work(rows))[1], n, 1024, log)
 
     def told(error):
-        note(error=type(error).__name__, text=str(error)[:80])
+        note(error=type(error).__name__, text=str(error)[:200])
         return out_of_memory(error)
 
     budget.in_chunks, budget.is_out_of_memory = in_chunks, told

@@ -11,7 +11,9 @@ Where Snakemake cannot write its own notes (``.snakemake``), it ends in tracebac
 says why.
 """
 
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 KEY_VALUE_OPTIONS = frozenset(
@@ -44,18 +46,18 @@ def targets_first(words: list[str]) -> list[str]:
 
 def refuse_folder(words: list[str]) -> None:
     """End with one sentence when Snakemake's notes on this workflow cannot be written."""
-    from recircuit.core.errors import UserError
-    from recircuit.core.files import atomic
-
     if not Path("Snakefile").is_file() or NO_RUN.intersection(words):
         return
-    probe = Path(".snakemake", "room")
+    probe = Path(".snakemake", f"room.{os.getpid()}")
     try:
-        with atomic(probe) as part:
-            part.write_bytes(bytes(ROOM))
-        probe.unlink()
-    except UserError as error:
-        sys.exit(f"Snakemake keeps its notes in .snakemake: {error}")
+        probe.parent.mkdir(exist_ok=True)
+        probe.write_bytes(bytes(ROOM))
+    except OSError as error:
+        why = error.strerror or error
+        sys.exit(f"Snakemake keeps its notes in .snakemake, which cannot be written ({why}); mend that, then run it again")
+    finally:
+        with suppress(OSError):
+            probe.unlink()
 
 
 def main() -> None:
