@@ -1,5 +1,6 @@
 # make all    the default study: figures/, cache/ and the scorecard     make test   every check
 # make bench  speed against the plain way                               make clean  forget what was computed
+# make test-faults  faults, bad input and SLURM at full size: hours
 # TORCH=cpu   take PyTorch's CPU build from PyTorch's own index (machines on the internet without a GPU)
 PYTHON ?= python3
 TORCH ?= default
@@ -7,12 +8,16 @@ CORES ?= all
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat envs/requirements.lock pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: all test bench lint clean
+.PHONY: all test test-faults bench lint clean
 all: $(STAMP)
 	. $(BIN)/activate && snakemake --cores $(CORES) --resources gpu=1 all
 
 test: lint
 	. $(BIN)/activate && OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests
+
+# Only the folders that are there; one process, since full disks and kills disturb their neighbours.
+test-faults: $(STAMP)
+	. $(BIN)/activate && RECIRCUIT_FAULTS=full OMP_NUM_THREADS=1 python -m pytest $(wildcard tests/faults tests/property tests/slurm)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

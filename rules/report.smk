@@ -53,7 +53,7 @@ rule report_write_manifest:
 
 rule list:
     log:
-        "cache/logs/list.log",
+        ".snakemake/looking/list.log",
     localrule: True
     conda:
         ENVIRONMENT
@@ -70,7 +70,7 @@ rule list:
 
 rule trace:
     log:
-        "cache/logs/trace.log",
+        ".snakemake/looking/trace.log",
     localrule: True
     conda:
         ENVIRONMENT
@@ -88,7 +88,7 @@ rule trace:
 
 rule status:
     log:
-        "cache/logs/status.log",
+        ".snakemake/looking/status.log",
     localrule: True
     conda:
         ENVIRONMENT
@@ -107,7 +107,7 @@ rule status:
 
 rule prune:
     log:
-        "cache/logs/prune.log",
+        ".snakemake/looking/prune.log",
     localrule: True
     conda:
         ENVIRONMENT
@@ -122,3 +122,20 @@ rule prune:
         yes=config.get("yes", "false"),
     script:
         "../workflow_scripts/report/prune.py"
+
+
+rule verify:
+    log:
+        ".snakemake/looking/verify.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=60,
+    params:
+        spec=spec("report/verify.py"),
+        yes=config.get("yes", "false"),
+    script:
+        "../workflow_scripts/report/verify.py"

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ SCRIPTS = ROOT / "workflow_scripts"
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 SMOKE = ("--configfile", "configs/smoke.yaml")
 NOTHING = "Nothing to be done"
+FULL = os.environ.get("RECIRCUIT_FAULTS") == "full"  # tests of faults and of bad input at full size
 TARGET_RULES = ("all", "circuit_probing_arithmetic")
 
 
@@ -62,23 +63,31 @@ def git(folder: Path, *words: str) -> None:
     must(subprocess.run(["git", *words], cwd=folder, env=environment(folder) | who, capture_output=True, text=True))
 
 
-@pytest.fixture(scope="session")
-def study(tmp_path_factory) -> Path:
-    """A committed copy of the project in which the smoke study was run. Never write into it: ``clone_study`` is cheap."""
+def once(tmp_path_factory, name: str, build: Callable[[Path], object]) -> Path:
+    """Return a folder that ``build`` has filled, once however many folders import a fixture and workers of xdist there are."""
     base = tmp_path_factory.getbasetemp()
-    # Run once, however many folders import this fixture and however many workers of xdist there are.
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "study"
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     finished = folder.with_suffix(".finished")
     with FileLock(folder.with_suffix(".lock")):
         if not finished.exists():
-            assert not folder.exists(), "the smoke study has failed before; see the first test that asked for it"
-            copy_project(folder)
-            git(folder, "init", "--quiet")
-            git(folder, "add", "--all")
-            git(folder, "commit", "--quiet", "--message", "A copy")
-            must(snakemake(folder, "--cores", "2", "all", *SMOKE))
+            assert not folder.exists(), f"{name} has failed before; see the first test that asked for it"
+            build(folder)
             finished.touch()
     return folder
+
+
+def _smoke_study(folder: Path) -> None:
+    copy_project(folder)
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "A copy")
+    must(snakemake(folder, "--cores", "2", "all", *SMOKE))
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> Path:
+    """A committed copy of the project in which the smoke study was run. Never write into it: ``clone_study`` is cheap."""
+    return once(tmp_path_factory, "study", _smoke_study)
 
 
 def clone_study(study: Path, folder: Path) -> Path:

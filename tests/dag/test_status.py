@@ -29,10 +29,9 @@ def status(folder, *words):
 
 
 def computed(folder):
-    """Return everything computed, with times; not the logs of the commands that only look."""
+    """Return everything computed, with times."""
     files = [path for name in ("cache", "figures") for path in (folder / name).rglob("*") if path.is_file()]
-    looked = {"status.log", "prune.log", "list.log", "trace.log"}
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files if path.name not in looked}
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
 
 
 def edit(path, old, new):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 # These describe the run and not its results: how long each job took, and what the cache looked like.
 MAY_DIFFER = {"cache/MANIFEST.tsv"}
-OF_THE_RUN = ("cache/logs/", "cache/benchmarks/")
+OF_THE_RUN = ("cache/logs/", "cache/benchmarks/", "cache/checksums/")
 LAST = ("report_score_claims", "report_write_manifest")  # what they make is of all tables
 WHOLE = ("cache/MANIFEST.tsv", "cache/report/scorecard.parquet", "figures/scorecard.html")
 SIGNED = (".parquet", ".png", ".safetensors", ".json", ".html")  # files with a passport, or beside one
@@ -129,7 +129,9 @@ def test_every_file_is_a_rules(study):
     measured = tuple(f"cache/benchmarks/{name}{end}" for name in names for end in ("/", ".jsonl"))
     found = made(study)
     assert outputs - set(found) == set(), "each output is there"
-    assert {name for name in set(found) - outputs - logs if not name.startswith(measured)} == set()
+    records = {f"cache/checksums/{name}.sha256" for name in outputs}
+    assert records - set(found) == set(), "each output has its checksum"
+    assert {name for name in set(found) - outputs - logs - records if not name.startswith(measured)} == set()
     assert all(found[name].stat().st_size for name in outputs)
 
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from recircuit.core.errors import LONGEST, UserError
+from workflow import FULL
 
-FULL = os.environ.get("RECIRCUIT_FAULTS") == "full"
 SECONDS = 20.0  # of processor time that one case may take; the slowest takes less than one
 
 # Values that a file may hold where another is expected. Text holds what breaks lines, terminals, paths and formats.

@@ -38,7 +38,7 @@ def test_targets_that_only_look_take_no_lock(typed, added):
     assert lock_nothing(words) == ["--nolock"] * added + words
 
 
-@pytest.mark.parametrize("target", ["list", "status", "prune"])
+@pytest.mark.parametrize("target", ["list", "status", "prune", "verify"])
 def test_looking_leaves_the_locks_of_another_run(project, target):
     lock = project / ".snakemake/locks/0.output.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)

@@ -6,15 +6,23 @@ first word without ``=``. ``python -m snakemake all --cores 1 --resources gpu=1`
 
 A run that ends takes away the locks of every other run in its folder. So targets that only look, such as ``status``, get
 ``--nolock``: they lock nothing, and what they are asked about stays locked.
+
+Where Snakemake cannot write its own notes (``.snakemake``), it ends in tracebacks; here it does not begin, and one sentence
+says why.
 """
 
+import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 KEY_VALUE_OPTIONS = frozenset(
     {"--resources", "--res", "--config", "-C", "--set-resources", "--set-threads", "--default-resources", "--default-res"}
     | {"--set-resource-scopes", "--set-scatter", "--consider-ancient", "--groups", "--group-components"}
 )
-LOOKING = frozenset({"list", "trace", "status", "prune"})
+LOOKING = frozenset({"list", "trace", "status", "prune", "verify"})
+NO_RUN = frozenset({"--help", "-h", "--version", "-v"})
+ROOM = 2**16  # bytes: a log, locks and scripts of a few jobs
 
 
 def lock_nothing(words: list[str]) -> list[str]:
@@ -36,10 +44,27 @@ def targets_first(words: list[str]) -> list[str]:
     return [*targets, *rest]
 
 
+def refuse_folder(words: list[str]) -> None:
+    """End with one sentence when Snakemake's notes on this workflow cannot be written."""
+    if not Path("Snakefile").is_file() or NO_RUN.intersection(words):
+        return
+    probe = Path(".snakemake", f"room.{os.getpid()}")
+    try:
+        probe.parent.mkdir(exist_ok=True)
+        probe.write_bytes(bytes(ROOM))
+    except OSError as error:
+        why = error.strerror or error
+        sys.exit(f"Snakemake keeps its notes in .snakemake, which cannot be written ({why}); mend that, then run it again")
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+
+
 def main() -> None:
     """Run Snakemake on the repaired command line."""
     from snakemake.cli import main as snakemake_main
 
+    refuse_folder(sys.argv[1:])
     sys.argv[1:] = lock_nothing(targets_first(sys.argv[1:]))
     # This module came from the environment; a workflow of another checkout must find its own library, not ours.
     for name in [name for name in sys.modules if name.partition(".")[0] == "recircuit"]:

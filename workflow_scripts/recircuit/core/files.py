@@ -1,30 +1,69 @@
 """Files that are either whole or not there, and their digests."""
 
+import fcntl
 import hashlib
 import json
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from recircuit.core.errors import refusal
+
+ORPHAN = re.compile(r"\..+\.[0-9a-f]{32}\.part")  # what `atomic` was writing when its job was killed
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a name of its own beside ``path``; what is written there takes the final name at the end, in one step.
 
-    The name is unique, so that an orphan of a killed run can harm nothing. After an error nothing is left behind.
+    The name is unique, so that an orphan of a killed run can harm nothing. After an error nothing is left behind. A disk that
+    is full, read-only or otherwise refuses is a UserError.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    held = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        with suppress(OSError):  # some network disks have no locks
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
+    except Exception as error:
+        told = refusal(error) if _elsewhere(error, part) else refusal(error, path)
+        if told is None:
+            raise
+        raise told from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses this, even where there is nothing to remove
+            part.unlink(missing_ok=True)
+        if held is not None:
+            os.close(held)
+
+
+def remove_orphans(folders: Iterable[Path]) -> None:
+    """Remove from folders what ``atomic`` was writing when its process was killed; what a living process writes is locked."""
+    for part in (part for folder in folders if folder.is_dir() for part in folder.iterdir() if ORPHAN.fullmatch(part.name)):
+        with suppress(OSError):
+            held = os.open(part, os.O_RDWR)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(held).st_mtime > 1.0:  # a file is locked right after it is made, not before
+                    part.unlink()
+            finally:
+                os.close(held)
+
+
+def _elsewhere(error: Exception, part: Path) -> bool:
+    """Say whether an error is about another file than the one in the making, such as the source of a copy."""
+    named = getattr(error, "filename", None)
+    return named is not None and Path(str(named)).name not in (part.name, part.parent.name)
 
 
 def strict_json(text: str) -> object:

@@ -1,14 +1,16 @@
 """Weights from disk to where they are used, one tensor at a time: never twice in memory, never pickled."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from recircuit.core.errors import UserError, nearest
+from recircuit.core.files import atomic
 from recircuit.core.model import Norm
 from recircuit.core.shards import Entry, folder_entries
 
@@ -91,6 +93,15 @@ def linear(read: Read, name: str, out: int, into: int) -> Tensor:
 def norm(read: Read, name: str, width: int, *, shift: bool = True) -> Norm:
     """Read LayerNorm's scale and shift, or RMSNorm's scale."""
     return Norm(read(f"{name}.weight", width), read(f"{name}.bias", width) if shift else None)
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors to a safetensors file, whole or not at all; holds them twice.
+
+    The library's own ``save_file`` writes under a name of its own beside the file, which a killed process leaves there.
+    """
+    with atomic(path) as part:
+        part.write_bytes(save(dict(tensors), dict(metadata)))
 
 
 def refuse_infinite(folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from recircuit.core.errors import UserError
+from recircuit.core.errors import UserError, is_out_of_memory
 from recircuit.core.model import Spec
 from recircuit.runs.progress import Countdown
 
@@ -30,13 +30,6 @@ def chunk_size(spec: Spec, length: int, budget_bytes: float, itemsize: int = 4, 
     """Return how many prompts to run at once: a multiple of BLOCK within the budget, at least BLOCK."""
     fits = int(budget_bytes // row_bytes(spec, length, itemsize))
     return max(BLOCK, min(most, fits) // BLOCK * BLOCK)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell an out-of-memory error of CUDA or the CPU's allocator from any other."""
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def in_chunks(

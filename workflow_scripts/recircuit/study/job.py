@@ -10,13 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
 
-from recircuit.core.errors import UserError
-from recircuit.study import tables
+from recircuit.core.errors import UserError, is_out_of_memory, refusal
+from recircuit.core.files import remove_orphans
+from recircuit.study import checksums, tables
 from recircuit.study.provenance import passport
 
 
@@ -31,20 +33,33 @@ class Job:
         self.spec: dict = snakemake.params.spec
         self.log_path = Path(str(snakemake.log[0])) if snakemake.log else None
         self.facts: dict = {}  # further facts for the passport, such as the device class
+        self.digests: dict[str, str] = {}  # SHA-256 of the inputs
 
     def log(self, line: str) -> None:
-        """Write a line to the log and to the terminal."""
+        """Write a line to the terminal and to the log, if the disk takes it: a log is no result."""
         stamped = f"{datetime.now():%H:%M:%S} {self.name}: {line}"
         print(stamped, file=sys.stderr, flush=True)
         if self.log_path:
-            with self.log_path.open("a", encoding="utf-8") as file:
+            with suppress(OSError), self.log_path.open("a", encoding="utf-8") as file:
                 file.write(stamped + "\n")
+
+    def begin(self) -> None:
+        """Begin a log, clear what a killed job left, refuse inputs that are not as they were written."""
+        if self.log_path:
+            with suppress(OSError):
+                self.log_path.parent.mkdir(parents=True, exist_ok=True)
+                self.log_path.write_text("", encoding="utf-8")
+        self.log("started")
+        checksums.forget(self.output)
+        remove_orphans({Path(path).parent for file in self.output for path in (file, checksums.record_of(file))})
+        files = [str(path) for path in self.input if Path(path).is_file()]
+        self.digests = checksums.checked(dict.fromkeys([*files, *checksums.beside(files)]))
 
     def passport(self) -> dict:
         """Return the passport of this job's outputs; a picture's has the texts on it."""
         item = getattr(self.params, "item", None)
         facts = {"threads": self.threads, **self.facts, **({"item": dict(item)} if item else {})}
-        return passport(self.rule, dict(self.wildcards.items()), self.spec, self.input, **facts)
+        return passport(self.rule, dict(self.wildcards.items()), self.spec, self.input, self.digests, **facts)
 
     def read(self, name: str, path: str | None = None) -> pd.DataFrame:
         """Read the input table called ``name`` (also its schema), or another file with that schema."""
@@ -56,25 +71,46 @@ class Job:
 
 
 def run(main: Callable[[Job], None], snakemake) -> None:
-    """Run a script's ``main``; a UserError ends the job with its one sentence, anything else with a traceback."""
+    """Run a script's ``main``; a mistake of the user's, a disk that refuses and too little memory end it with one sentence.
+
+    Anything else ends it with a traceback.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    for stream in (sys.stdout, sys.stderr):  # a locale without UTF-8 shows the letters that it lacks by their numbers
+        stream.reconfigure(errors="backslashreplace")
     job = Job(snakemake)
-    if job.log_path:
-        job.log_path.parent.mkdir(parents=True, exist_ok=True)
-        job.log_path.write_text("", encoding="utf-8")
-    job.log("started")
     began = time.monotonic()
     try:
+        job.begin()
         main(job)
-    except UserError as error:
-        job.log(f"error: {error}")
-        sys.exit(1)
+        checksums.record(job.output)
     except (Exception, KeyboardInterrupt) as error:
+        sentence = in_one_sentence(error, job)
+        if sentence:
+            job.log(f"error: {sentence}")
+            sys.exit(1)
         job.log(f"failed: {type(error).__name__}: {' '.join(str(error).split())}")  # the log's last line, for status
         raise
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    used = f"{time.monotonic() - began:.1f} s, {peak:.0f} MiB at most of {job.resources.mem_mb} asked"
+    used = f"{time.monotonic() - began:.1f} s, {_peak():.0f} MiB at most of {job.resources.mem_mb} asked"
     job.log(f"done in {used}, on {socket.gethostname()}, commit {commit()}")
+
+
+def in_one_sentence(error: BaseException, job: Job) -> UserError | None:
+    """Return what to tell a user of an error, or None for one that only its traceback explains."""
+    if isinstance(error, UserError):
+        return error
+    if is_out_of_memory(error):
+        asked = int(getattr(job.resources, "mem_mb", 0) or 0)
+        return UserError(
+            f"{job.rule} ran out of memory ({_peak():.0f} MiB at most, {asked} MB asked for); run it where more is free, or "
+            f"with fewer jobs at once (--cores 1), on a cluster with --set-resources {job.rule}:mem_mb={2 * asked}"
+        )
+    return refusal(error)
+
+
+def _peak() -> float:
+    """Return the most memory that this process has held, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def commit() -> str:

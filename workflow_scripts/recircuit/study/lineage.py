@@ -13,10 +13,11 @@ from safetensors import SafetensorError, safe_open
 
 from recircuit.core.errors import UserError, nearest
 from recircuit.core.files import sha256
+from recircuit.study.checksums import checked
 from recircuit.study.tables import read_passport, read_table
 
 SCORECARD = "cache/report/scorecard.parquet"
-_SKIPPED = ("logs", "benchmarks")
+_SKIPPED = ("logs", "benchmarks", "checksums")
 
 
 def passport_of(path: Path, *, whole: bool = True) -> dict | None:
@@ -74,7 +75,9 @@ def cost(passport: Mapping) -> dict[str, str]:
     found = {"commit": "", "seconds": "", "peak_mb": ""}
     log = _kept_by_job("logs", passport, ".log")
     if log:
-        done = re.search(r"done in ([\d.]+) s, (\d+) MiB at most.* commit (\S+)", log.read_text(encoding="utf-8"))
+        done = re.search(
+            r"done in ([\d.]+) s, (\d+) MiB at most.* commit (\S+)", log.read_text(encoding="utf-8", errors="replace")
+        )
         if done:
             found = {"commit": done[3], "seconds": done[1], "peak_mb": done[2]}
     benchmark = _kept_by_job("benchmarks", passport, ".jsonl")
@@ -94,7 +97,7 @@ def manifest() -> pd.DataFrame:
         if path.parts[1] in _SKIPPED or path.suffix == ".tsv":
             continue
         passport = passport_of(path)
-        row = {"path": str(path), "sha256": sha256(path), "rule": "", "spec": "", "code": ""}
+        row = {"path": str(path), "sha256": checked([path])[str(path)], "rule": "", "spec": "", "code": ""}
         if passport:
             spec = passport["spec"]
             row |= {"rule": passport["rule"], "spec": _digest(spec), "code": spec["code"], **cost(passport)}

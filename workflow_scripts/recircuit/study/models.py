@@ -7,15 +7,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from recircuit.core.errors import UserError
 from recircuit.core.families import load, read_config, save_state
 from recircuit.core.files import atomic, sha256
 from recircuit.core.model import Model
 from recircuit.core.shards import INDEX, WEIGHTS, merge_shards
 from recircuit.core.tokenizer import Tokenizer
-from recircuit.core.weights import refuse_infinite
+from recircuit.core.weights import refuse_infinite, save_tensors
 from recircuit.study.pins import write_json
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")  # weights that run code when they are opened
@@ -43,8 +41,7 @@ def save_trained(model: Model, tokenizer: Tokenizer, output) -> None:
     """Write a model of ours, a GPT-2 or a Llama, in Hugging Face format."""
     state, config = save_state(model)
     config |= {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.bos, "dtype": str(model.dtype).removeprefix("torch.")}
-    with atomic(str(output.model)) as part:
-        save_file(state, part, metadata={"format": "pt"})
+    save_tensors(str(output.model), state, {"format": "pt"})
     with atomic(str(output.tokenizer)) as part:
         tokenizer.inner.save(str(part))
     write_json(Path(str(output.config)), config)

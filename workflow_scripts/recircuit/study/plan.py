@@ -7,6 +7,7 @@ by the Snakefile: the standard library and YAML only. Rules are Snakemake's; the
 from collections.abc import Iterable, Mapping
 
 from recircuit.study import inventory
+from recircuit.study.checksums import record_of
 
 KINDS = ("output", "log", "benchmark")
 
@@ -61,13 +62,14 @@ def jobs(rules: Iterable, wanted: Iterable[str]) -> list[dict]:
 
 
 def files(rules: Iterable, wanted: Iterable[str]) -> list[str]:
-    """Return all files (outputs, logs, benchmarks) of the jobs behind some files, and of the rules that have no wildcards."""
+    """Return all files (outputs, checksums, logs, benchmarks) of the jobs behind files, and of the rules without wildcards."""
     plan = _Plan(rules)
     alone = [rule for rule in plan.rules if not rule.wildcard_names]
     for path in [*wanted, *(str(file) for rule in alone for file in rule.output)]:
         plan.add(path, described=False)
     logs = {str(file) for rule in alone for file in rule.log}
-    return sorted(logs.union(path for job in plan.jobs.values() for kind in KINDS for path in job[kind]))
+    records = {str(record_of(path)) for job in plan.jobs.values() for path in job["output"]}
+    return sorted(logs.union(records, (path for job in plan.jobs.values() for kind in KINDS for path in job[kind])))
 
 
 def askable(config: Mapping) -> list[str]:

@@ -33,16 +33,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def passport(rule: str, wildcards: Mapping[str, str], spec: Mapping, inputs: Iterable[str], **facts) -> dict:
+def passport(
+    rule: str,
+    wildcards: Mapping[str, str],
+    spec: Mapping,
+    inputs: Iterable[str],
+    digests: Mapping[str, str] | None = None,
+    **facts,
+) -> dict:
     """Return the passport of a job's outputs: rule, wildcards, spec (with code digest), inputs with SHA-256, versions.
 
-    ``facts`` are further ones that repeat: device class, dtype, threads.
+    ``digests`` are the SHA-256 of inputs that are known already. ``facts`` are further ones that repeat: device class, dtype,
+    threads.
     """
+    known = digests or {}
     return {
         "rule": rule,
         "wildcards": dict(sorted(wildcards.items())),
         "spec": dict(spec),
-        "inputs": {str(path): sha256(path) for path in sorted(map(str, inputs)) if Path(path).is_file()},
+        "inputs": {path: known.get(path) or sha256(path) for path in sorted(map(str, inputs)) if Path(path).is_file()},
         "versions": versions(),
         **facts,
     }

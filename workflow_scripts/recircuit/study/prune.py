@@ -4,17 +4,16 @@ Links are never followed: one that is not needed goes, what it names stays.
 """
 
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from recircuit.core.errors import UserError
+from recircuit.core.files import ORPHAN
 
 ROOTS = ("cache", "figures")
 RECENT = 3600.0  # seconds: younger than this, half a file may still be in the writing
-_ORPHAN = re.compile(r"\..+\.[0-9a-f]{32}\.part")  # what `atomic` was writing when its job was killed
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def spare(needed: Iterable[str]) -> list[Spare]:
 
 def _orphan(entry: os.DirEntry) -> bool:
     old = time.time() - entry.stat(follow_symlinks=False).st_mtime > RECENT
-    return old and _ORPHAN.fullmatch(entry.name) is not None
+    return old and ORPHAN.fullmatch(entry.name) is not None
 
 
 def _walk(folder: Path) -> Iterator[os.DirEntry]:
@@ -79,10 +78,8 @@ def prune_text(needed: Iterable[str], models: Iterable[str], *, sure: bool) -> s
     Raises UserError when files are to be removed while another run is writing.
     """
     files = spare(needed)
-    if sure and any(lock.stat().st_size for lock in Path(".snakemake", "locks").glob("*.output.lock")):
-        raise UserError(
-            "another run is writing here, so that prune removes nothing; wait for its end (snakemake --unlock if it was killed)"
-        )
+    if sure:
+        refuse_while_writing("prune")
     lines = [f"{file.size:>14,}  {file.path}" for file in files]
     lines += [f"{root} is a link to {Path(root).readlink()}; nothing in it is looked at" for root in _linked()]
     total = f"{len(files)} file{'s' * (len(files) != 1)} of {sum(file.size for file in files):,} bytes"
@@ -92,6 +89,15 @@ def prune_text(needed: Iterable[str], models: Iterable[str], *, sure: bool) -> s
     advice = "; nothing is removed without --config yes=true" if files else ""
     scope = f"needed by nothing that this configuration can build (models {', '.join(models)})"
     return "\n".join([*lines, f"{total} {scope}{advice}"])
+
+
+def refuse_while_writing(command: str) -> None:
+    """Raise UserError when a run that is under way, or was killed, holds locks on what it writes."""
+    if any(lock.stat().st_size for lock in Path(".snakemake", "locks").glob("*.output.lock")):
+        raise UserError(
+            f"another run is writing here, so that {command} removes nothing; "
+            "wait for its end (snakemake --unlock if it was killed)"
+        )
 
 
 def _linked() -> list[str]:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from recircuit.core.errors import UserError
-from recircuit.core.files import atomic
 from recircuit.core.gpt2 import gpt2_config
 from recircuit.core.model import Model
+from recircuit.core.weights import save_tensors
 from recircuit.methods.full_batch import Progress, model_of
 
 
@@ -38,8 +37,7 @@ def save_progress(path: Path, key: str, progress: Progress) -> None:
     tensors |= {f"moments/{name}": tensor for name, tensor in progress.moments.items()}
     tensors |= {f"{epoch}/{name}": t for epoch, weights in progress.checkpoints.items() for name, t in weights.items()}
     metadata = {"key": key, "epoch": str(progress.epoch), "curves": json.dumps(progress.curves)}
-    with atomic(path) as part:
-        save_file(tensors, part, metadata=metadata)
+    save_tensors(path, tensors, metadata)
 
 
 def load_progress(path: Path, key: str) -> Progress | None:
@@ -81,8 +79,7 @@ def write_checkpoints(path: str, start: Model, kept: Mapping[tuple[int, int], Ma
     tensors = {f"{seed}/{epoch}/{name}": t for (seed, epoch), weights in sorted(kept.items()) for name, t in weights.items()}
     # One key: safetensors writes several in any order.
     metadata = {"recircuit": json.dumps({**passport, "config": gpt2_config(start)}, sort_keys=True)}
-    with atomic(path) as part:
-        save_file(tensors, part, metadata=metadata)
+    save_tensors(path, tensors, metadata)
 
 
 def read_checkpoints(path: str) -> Checkpoints:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from recircuit.core.errors import UserError
-from recircuit.core.files import atomic
 from recircuit.core.metrics import answer_stats
 from recircuit.core.model import Model
+from recircuit.core.weights import save_tensors
 from recircuit.experiments.sequence_continuation.setting import CORRUPTED, prompts_of, select
 from recircuit.methods.ablation import Prompts, mean_reference
 from recircuit.runs.budget import in_chunks
@@ -77,5 +76,4 @@ def means(model: Model, prompts: pd.DataFrame, chunk: int, log: Log) -> dict[str
 def write_means(path: str, found: Mapping[str, Tensor], passport: Mapping) -> None:
     """Write means with their passport as safetensors metadata."""
     tensors = {name: tensor.cpu() for name, tensor in found.items()}
-    with atomic(path) as part:
-        save_file(tensors, part, metadata={"recircuit": json.dumps(passport, sort_keys=True)})
+    save_tensors(path, tensors, {"recircuit": json.dumps(passport, sort_keys=True)})
