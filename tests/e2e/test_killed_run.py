@@ -6,77 +6,35 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 
+from held_jobs import HeldRun, alive, until
 from recircuit.resume import is_job, is_main, left_over, local_processes, with_cores
-from workflow import SMOKE, SNAKEMAKE, copy_project, environment
+from workflow import SMOKE, SNAKEMAKE
 
 pytestmark = pytest.mark.slow
 TABLE = "cache/circuit_probing/rows/shared_nodes/cp_rows.parquet"
 RULE = "cp_make_arithmetic"
-# Python runs this in every job: one of the rule notes its start, stays until it is let go, and notes its end.
-SLOW = """
-import os, sys, time
-from pathlib import Path
-if {rule!r} in "".join(getattr(sys, "argv", ())[:1]):
-    import atexit
-    def note(word):
-        with open({notes!r}, "a") as file:
-            file.write(f"{{word}} {{os.getpid()}}\\n")
-    note("start")
-    atexit.register(note, "end")
-    while not Path({release!r}).exists():
-        time.sleep(0.05)
-"""
 
 
-class Run:
-    """A copy of the project in which one job takes as long as the test wants."""
-
-    def __init__(self, base):
-        self.folder = copy_project(base / "project")
-        self.notes, self.release = base / "notes", base / "release"
-        text = SLOW.format(rule=RULE, notes=str(self.notes), release=str(self.release))
-        (self.folder / "workflow_scripts/sitecustomize.py").write_text(text, encoding="utf-8")
-
-    def start(self, *words):
-        """Start a command in the folder."""
-        return subprocess.Popen(
-            words, cwd=self.folder, env=environment(self.folder), stdin=subprocess.DEVNULL, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-
-    def noted(self, word):
-        """Return the processes that noted a word."""
-        lines = self.notes.read_text().splitlines() if self.notes.exists() else []
-        return [int(line.split()[1]) for line in lines if line.startswith(word)]
-
-    def killed(self):
-        """Start a run and kill Snakemake's own process, and nothing else, while its job runs; return the job's process."""
-        main = self.start(str(SNAKEMAKE), "--cores", "1", TABLE, *SMOKE)
-        until(lambda: self.noted("start") or main.poll() is not None, 120)
-        os.kill(main.pid, signal.SIGKILL)
-        main.wait()
-        return self.noted("start")[0]
-
-    def resume(self, *words):
-        """Start the command under test."""
-        return self.start(sys.executable, "-m", "recircuit.resume", *words)
+def killed(run):
+    """Start a run and kill Snakemake's own process, and nothing else, while its job runs; return the job's process."""
+    main = run.start(str(SNAKEMAKE), "--cores", "1", TABLE, *SMOKE)
+    job = run.until_started(main)
+    os.kill(main.pid, signal.SIGKILL)
+    main.wait()
+    return job
 
 
-def until(ready, seconds=60):
-    """Wait until a function says yes."""
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
+def resume(run, *words):
+    """Start the command under test."""
+    return run.start(sys.executable, "-m", "recircuit.resume", *words)
 
 
 @pytest.fixture
 def run(tmp_path):
     """A copy of the project; whatever a test leaves running in it is let go."""
-    run = Run(tmp_path)
+    run = HeldRun(tmp_path, RULE)
     yield run
     run.release.touch()
     for process in local_processes(run.folder):
@@ -84,9 +42,9 @@ def run(tmp_path):
 
 
 def test_wait_lets_the_job_end_before_another_starts(run):
-    job = run.killed()
-    assert psutil.pid_exists(job), "the job lives on"
-    resumed = run.resume("wait", "--cores", "1", TABLE, *SMOKE)
+    job = killed(run)
+    assert alive(job), "the job lives on"
+    resumed = resume(run, "wait", "--cores", "1", TABLE, *SMOKE)
     time.sleep(3)
     assert run.noted("start") == [job], "nothing starts beside it"
     assert not (run.folder / TABLE).exists()
@@ -105,10 +63,10 @@ def test_cancel_ends_the_job_and_nothing_of_another_folder(run, tmp_path):
     elsewhere = subprocess.Popen([sys.executable, "-c", sleeper, scripts], cwd=tmp_path / "other")
     unrelated = subprocess.Popen([sys.executable, "-c", sleeper], cwd=run.folder)
     try:
-        job = run.killed()
-        resumed = run.resume("cancel", "--cores", "1", TABLE, *SMOKE)
+        job = killed(run)
+        resumed = resume(run, "cancel", "--cores", "1", TABLE, *SMOKE)
         until(lambda: len(run.noted("start")) == 2)
-        assert not psutil.pid_exists(job), "ended before another started"
+        assert not alive(job), "ended before another started"
         run.release.touch()
         said, _ = resumed.communicate(timeout=120)
         assert resumed.returncode == 0, said
@@ -122,13 +80,13 @@ def test_cancel_ends_the_job_and_nothing_of_another_folder(run, tmp_path):
 
 def test_a_run_that_is_alive_is_left_alone(run):
     main = run.start(str(SNAKEMAKE), "--cores", "1", TABLE, *SMOKE)
-    until(lambda: run.noted("start"), 120)
+    run.until_started(main)
     for mode in ("wait", "cancel"):
-        refused = run.resume(mode, "--cores", "1", TABLE, *SMOKE)
+        refused = resume(run, mode, "--cores", "1", TABLE, *SMOKE)
         said, _ = refused.communicate(timeout=60)
         assert refused.returncode == 1
         assert said == f"A run is still alive in this folder (process {main.pid}): stop it first with Ctrl-C, or let it end\n"
-    numbers, processes = left_over(run.folder)
+    _, processes = left_over(run.folder)
     assert [process.pid for process in processes] == run.noted("start")
     run.release.touch()
     said, _ = main.communicate(timeout=120)
@@ -137,7 +95,7 @@ def test_a_run_that_is_alive_is_left_alone(run):
 
 def test_words_that_are_no_command_are_refused(run, tmp_path):
     for words in ((), ("stop",), ("--cores", "1")):
-        refused = run.resume(*words)
+        refused = resume(run, *words)
         assert refused.communicate(timeout=60)[0] == "usage: recircuit-resume wait|cancel [what snakemake was given]\n"
         assert refused.returncode == 1
 

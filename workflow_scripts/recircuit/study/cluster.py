@@ -25,9 +25,10 @@ def check_profile(words: Sequence[str]) -> None:
     named += [word.partition("=")[2] for word in words if word.startswith(("--workflow-profile=", "--profile="))]
     for path in (Path(profile) / name for profile in named for name in PROFILE_FILES):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if path.is_file() else ():
-            if PLACEHOLDER in line.partition("#")[0]:
+            text = line.partition("#")[0].strip()
+            if PLACEHOLDER in text:
                 raise UserError(
-                    f"{path}, line {number}: {PLACEHOLDER} stands for a name of your cluster ({line.partition('#')[0].strip()}); "
+                    f"{path}, line {number}: {PLACEHOLDER} stands for a name of your cluster ({text}); "
                     "write the name there, or delete the line where your cluster needs none"
                 )
 
