@@ -6,7 +6,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error))
 
-# Jobs that take 3 to 20 seconds for the embedded models run where Snakemake does; for all other models they are submitted.
+# Jobs that take 3 to 26 seconds for the embedded models run where Snakemake does; for all other models they are submitted.
 EMBEDDED = not (GPU or HUB or LOCAL)
 
 

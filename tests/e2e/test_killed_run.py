@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from held_jobs import HeldRun, alive, until
-from recircuit.resume import is_job, is_main, left_over, local_processes, with_cores
+from recircuit.resume import clear, is_job, is_main, left_over, local_processes, with_cores
 from workflow import SMOKE, SNAKEMAKE
 
 pytestmark = pytest.mark.slow
@@ -44,15 +45,19 @@ def run(tmp_path):
 def test_wait_lets_the_job_end_before_another_starts(run):
     job = killed(run)
     assert alive(job), "the job lives on"
+    waiting = threading.Thread(target=clear, args=(run.folder, "wait", 0.1), daemon=True)
+    waiting.start()
     resumed = resume(run, "wait", "--cores", "1", TABLE, *SMOKE)
-    time.sleep(3)
-    assert run.noted("start") == [job], "nothing starts beside it"
+    time.sleep(2)
+    assert waiting.is_alive() and run.noted("start") == [job], "nothing starts beside it"
     assert not (run.folder / TABLE).exists()
     run.release.touch()
     said, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, said
     assert f"waits for what the killed run left: processes {job}" in said
-    assert run.noted("end")[0] == job
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert run.notes.read_text().splitlines()[:2] == [f"start {job}", f"end {job}"]
     assert (run.folder / TABLE).exists()
 
 
