@@ -4,6 +4,7 @@ configfile: "config.yaml"
 
 include: "rules/common.smk"
 include: "rules/resources.smk"
+include: "rules/cluster.smk"
 include: "rules/plan.smk"
 include: "rules/models.smk"
 include: "rules/sentiment_fetch.smk"

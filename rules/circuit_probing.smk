@@ -39,7 +39,7 @@ rule cp_train_arithmetic:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=arithmetic_memory(1600),
+        mem_mb=growing(1600 + CUDA),
         runtime=epochs(),
     params:
         spec=spec("circuit_probing/cp_train_arithmetic.py", "circuit_probing.arithmetic.{experiment}", "circuit_probing.seeds"),
@@ -63,8 +63,8 @@ rule cp_train_transfer:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=arithmetic_memory(),
-        runtime=30,
+        mem_mb=growing(FITTED + CUDA),
+        runtime=growing(30),
     params:
         spec=spec("circuit_probing/cp_train_transfer.py", "circuit_probing.transfer", "circuit_probing.seeds"),
     script:
@@ -90,7 +90,7 @@ rule cp_train_masks:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=arithmetic_memory(),
+        mem_mb=growing(FITTED + CUDA),
         runtime=checkpoints(4),
     params:
         spec=spec(
@@ -120,7 +120,7 @@ rule cp_fit_probes:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=arithmetic_memory(),
+        mem_mb=growing(FITTED + CUDA),
         runtime=checkpoints(3),
     params:
         spec=spec("circuit_probing/cp_fit_probes.py", "seed", "circuit_probing.probe_epochs"),
@@ -144,7 +144,7 @@ rule cp_fit_embeddings:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=arithmetic_memory(),
+        mem_mb=growing(FITTED + CUDA),
         runtime=checkpoints(5),
     params:
         spec=spec("circuit_probing/cp_fit_embeddings.py", "seed", "circuit_probing.probe_epochs"),
@@ -168,7 +168,7 @@ rule cp_fit_erasers:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=arithmetic_memory(),
+        mem_mb=growing(FITTED + CUDA),
         runtime=checkpoints(1),
     params:
         spec=spec("circuit_probing/cp_fit_erasers.py", "seed", "circuit_probing.probe_epochs"),
@@ -192,7 +192,7 @@ rule cp_fit_alignments:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=arithmetic_memory(),
+        mem_mb=growing(FITTED + CUDA),
         runtime=checkpoints(10),
     params:
         spec=spec("circuit_probing/cp_fit_alignments.py", "seed", "circuit_probing.alignment_epochs"),

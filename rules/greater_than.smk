@@ -39,6 +39,7 @@ rule gt_run_regression:
         "cache/logs/gt_run_regression/{model}.log",
     benchmark:
         "cache/benchmarks/gt_run_regression/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -68,6 +69,7 @@ rule gt_patch_stages:
         "cache/logs/gt_patch_stages/{model}.log",
     benchmark:
         "cache/benchmarks/gt_patch_stages/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -98,6 +100,7 @@ rule gt_run_circuits:
         "cache/logs/gt_run_circuits/{model}.log",
     benchmark:
         "cache/benchmarks/gt_run_circuits/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -130,6 +133,7 @@ rule gt_run_random_circuits:
         "cache/logs/gt_run_random_circuits/{model}.log",
     benchmark:
         "cache/benchmarks/gt_run_random_circuits/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -164,6 +168,7 @@ rule gt_run_semantics:
         "cache/logs/gt_run_semantics/{model}.log",
     benchmark:
         "cache/benchmarks/gt_run_semantics/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -191,6 +196,7 @@ rule gt_run_representations:
         "cache/logs/gt_run_representations/{model}.log",
     benchmark:
         "cache/benchmarks/gt_run_representations/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -219,6 +225,7 @@ rule gt_run_neurons:
         "cache/logs/gt_run_neurons/{model}.log",
     benchmark:
         "cache/benchmarks/gt_run_neurons/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -247,6 +254,7 @@ rule gt_run_tasks:
         "cache/logs/gt_run_tasks/{model}.log",
     benchmark:
         "cache/benchmarks/gt_run_tasks/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -274,6 +282,7 @@ rule gt_run_checks:
         "cache/logs/gt_run_checks/{model}.log",
     benchmark:
         "cache/benchmarks/gt_run_checks/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1

@@ -40,15 +40,6 @@ def source_memory(fetched):
     return resolve
 
 
-def arithmetic_memory(floor=FITTED):
-    """Resource function: MB for a one-layer arithmetic model on all 12,769 sums at once."""
-
-    def resolve(wildcards, attempt):
-        return attempt * (floor + CUDA)
-
-    return resolve
-
-
 def minutes(forwards):
     """Resource function: minutes on a GPU (or on a core, for models of up to 10 MB) for ``forwards`` passes over a data set."""
 

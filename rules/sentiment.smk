@@ -76,6 +76,7 @@ rule se_run_regression:
         "cache/logs/se_run_regression/{model}.log",
     benchmark:
         "cache/benchmarks/se_run_regression/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -105,6 +106,7 @@ rule se_fit_directions:
         "cache/logs/se_fit_directions/{model}.log",
     benchmark:
         "cache/benchmarks/se_fit_directions/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -155,6 +157,7 @@ rule se_score_cosines:
         se_cosines="cache/sentiment/cosines/{model}/se_cosines.parquet",
     log:
         "cache/logs/se_score_cosines/{model}.log",
+    localrule: True
     conda:
         ENVIRONMENT
     threads: 1

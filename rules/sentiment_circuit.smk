@@ -16,6 +16,7 @@ rule se_patch_activations:
         "cache/logs/se_patch_activations/{model}.log",
     benchmark:
         "cache/benchmarks/se_patch_activations/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -45,6 +46,7 @@ rule se_patch_paths:
         "cache/logs/se_patch_paths/{model}.log",
     benchmark:
         "cache/benchmarks/se_patch_paths/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -76,6 +78,7 @@ rule se_run_attribution:
         "cache/logs/se_run_attribution/{model}.log",
     benchmark:
         "cache/benchmarks/se_run_attribution/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -158,6 +161,7 @@ rule se_run_sufficiency:
         "cache/logs/se_run_sufficiency/{model}.log",
     benchmark:
         "cache/benchmarks/se_run_sufficiency/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -186,6 +190,7 @@ rule se_run_ablated_circuit:
         "cache/logs/se_run_ablated_circuit/{model}.log",
     benchmark:
         "cache/benchmarks/se_run_ablated_circuit/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -217,6 +222,7 @@ rule se_run_head_outputs:
         "cache/logs/se_run_head_outputs/{model}.log",
     benchmark:
         "cache/benchmarks/se_run_head_outputs/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1

@@ -17,6 +17,7 @@ rule se_patch_stories:
         "cache/logs/se_patch_stories/{model}.log",
     benchmark:
         "cache/benchmarks/se_patch_stories/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1

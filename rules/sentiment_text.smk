@@ -21,6 +21,7 @@ rule se_run_text:
         "cache/logs/se_run_text/{model}.log",
     benchmark:
         "cache/benchmarks/se_run_text/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -57,6 +58,7 @@ rule se_run_text_loss:
         "cache/logs/se_run_text_loss/{model}.log",
     benchmark:
         "cache/benchmarks/se_run_text_loss/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -85,6 +87,7 @@ rule se_steer:
         "cache/logs/se_steer/{model}.log",
     benchmark:
         "cache/benchmarks/se_steer/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -226,6 +229,7 @@ rule se_run_words:
         "cache/logs/se_run_words/{model}.log",
     benchmark:
         "cache/benchmarks/se_run_words/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1

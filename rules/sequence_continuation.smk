@@ -38,6 +38,7 @@ rule seq_run_baseline:
         "cache/logs/seq_run_baseline/{model}.log",
     benchmark:
         "cache/benchmarks/seq_run_baseline/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -64,6 +65,7 @@ rule seq_run_means:
         "cache/logs/seq_run_means/{model}.log",
     benchmark:
         "cache/benchmarks/seq_run_means/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -89,6 +91,7 @@ rule seq_run_single_ablations:
         "cache/logs/seq_run_single_ablations/{model}.log",
     benchmark:
         "cache/benchmarks/seq_run_single_ablations/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1

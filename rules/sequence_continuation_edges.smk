@@ -129,6 +129,7 @@ rule seq_run_attention:
         "cache/logs/seq_run_attention/{model}.log",
     benchmark:
         "cache/benchmarks/seq_run_attention/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -156,6 +157,7 @@ rule seq_run_ov_scores:
         "cache/logs/seq_run_ov_scores/{model}.log",
     benchmark:
         "cache/benchmarks/seq_run_ov_scores/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -185,6 +187,7 @@ rule seq_run_logit_lens:
         "cache/logs/seq_run_logit_lens/{model}.log",
     benchmark:
         "cache/benchmarks/seq_run_logit_lens/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -211,6 +214,7 @@ rule seq_run_lengths:
         "cache/logs/seq_run_lengths/{model}.log",
     benchmark:
         "cache/benchmarks/seq_run_lengths/{model}.jsonl"
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1

@@ -42,6 +42,7 @@ rule seq_prune_llama:
         "cache/benchmarks/seq_prune_llama/{model}/{variant}.jsonl"
     wildcard_constraints:
         model=either(LLAMA),
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1
@@ -131,6 +132,7 @@ rule seq_run_llama_attention:
         "cache/benchmarks/seq_run_llama_attention/{model}.jsonl"
     wildcard_constraints:
         model=either(LLAMA),
+    localrule: EMBEDDED
     conda:
         ENVIRONMENT
     threads: 1

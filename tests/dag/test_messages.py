@@ -8,14 +8,13 @@ import pytest
 from recircuit.study import inventory
 from recircuit.study.tables import read_table
 from workflow import (
-    ROOT,
     SMOKE,
     clone_study,
     copy_project,
     jobs_of,
     must,
     planned,
-    read_yaml,
+    rules,
     snakemake,
     write_yaml,
 )
@@ -127,11 +126,18 @@ def test_the_cluster_profile_can_be_planned(project):
     done = must(snakemake(project, "-n", "--workflow-profile", "profiles/slurm", *paper))
     jobs = {job["rule"]: job for job in jobs_of(done.stdout)}
     assert set(jobs) == set(planned(project, *paper))
-    asking = set(read_yaml(ROOT / "profiles" / "slurm" / "config.yaml")["set-resources"])
+    asking = {rule.name for rule in rules() if re.search(r"\bgpu=", rule.parts["resources"])}
     for rule, job in jobs.items():
         if rule != "all":
             assert ("gpu=1" in job["resources"]) == (rule in asking), rule
-            assert "slurm_partition=CHANGE_ME" in job["resources"]
+            assert "slurm_account=CHANGE_ME" in job["resources"]
+
+
+def test_a_cluster_profile_that_nobody_filled_in_is_refused(project):
+    done = snakemake(project, "all", "--workflow-profile", "profiles/slurm", *SMOKE)
+    assert done.returncode == 1
+    assert "profiles/slurm/config.yaml, line 8: CHANGE_ME stands for a name of your cluster" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_list_prints_every_item(finished):

@@ -333,10 +333,17 @@ def test_profiles_agree_on_what_they_share():
     assert default["resources"] == {"gpu": 1}
 
 
-def test_the_cluster_profile_knows_which_rules_ask_for_a_gpu():
-    asking = {rule.name for rule in RULES if re.search(r"\bgpu=", rule.parts["resources"])}
-    named = read_yaml(ROOT / "profiles" / "slurm" / "config.yaml")["set-resources"]
-    assert asking and set(named) == asking
+@by_name
+def test_what_is_submitted_asks_for_more_when_it_is_tried_again(rule):
+    if rule.parts.get("localrule", "").strip() != "True":
+        for key in ("mem_mb", "runtime"):
+            assert re.search(rf"\b{key}=\w+\(", rule.parts["resources"]), f"{key} is a function, which knows the attempt"
+
+
+def test_one_partition_takes_the_jobs_with_a_gpu():
+    partitions = read_yaml(ROOT / "profiles" / "slurm" / "partitions.yaml")["partitions"]
+    most = max(int(word) for rule in RULES for word in re.findall(r"\bgpu=(\d+)", rule.parts["resources"]) or [1])
+    assert sorted(limits["max_gpu"] for limits in partitions.values()) == [0, most]
 
 
 def test_both_environments_have_the_same_pins():
