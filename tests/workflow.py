@@ -84,6 +84,38 @@ def _smoke_study(folder: Path) -> None:
     must(snakemake(folder, "--cores", "2", "all", *SMOKE))
 
 
+# Python runs this in every job of the smoke study, and it notes which files of the project the job opens.
+WITNESS = """
+import os, sys
+ROOT = {root!r}
+
+def note(event, facts):
+    if event == "open" and isinstance(facts[0], str) and not facts[2] & (os.O_WRONLY | os.O_RDWR):
+        path = os.path.realpath(facts[0])
+        script = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
+        if path.startswith(ROOT + os.sep) and script.startswith("tmp"):
+            line = script.split(".")[1] + "\\t" + os.path.relpath(path, ROOT) + "\\n"
+            descriptor = os.open({record!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(descriptor, line.encode())
+            os.close(descriptor)
+
+sys.addaudithook(note)
+"""
+
+
+def reads_of(study: Path) -> Path:
+    """Return the file in which a study's jobs noted what they read: a line for each, rule and path."""
+    return study.with_suffix(".reads")
+
+
+def watch(folder: Path) -> None:
+    """Let all jobs of a folder note what they read; git does not see it."""
+    text = WITNESS.format(root=str(folder.resolve()), record=str(reads_of(folder)))
+    (folder / "workflow_scripts" / "sitecustomize.py").write_text(text, encoding="utf-8")
+    with (folder / ".git" / "info" / "exclude").open("a", encoding="utf-8") as file:
+        file.write("sitecustomize.py\n")
+
+
 @pytest.fixture(scope="session")
 def study(tmp_path_factory) -> Path:
     """A committed copy of the project in which the smoke study was run. Never write into it: ``clone_study`` is cheap."""
