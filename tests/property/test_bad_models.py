@@ -6,6 +6,9 @@ from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
+import hostile_config
+import hostile_tokenizer
+import hostile_weights
 import pytest
 import torch
 from badinput import Outcomes, cases, tree
@@ -19,6 +22,8 @@ from recircuit.core.tokenizer import Tokenizer
 from recircuit.methods.training import logits_everywhere
 from recircuit.study import certify as judging
 from recircuit.study.models import check_contents, check_shape, copy_folder
+
+assert hostile_config and hostile_weights and hostile_tokenizer  # imported for the mistakes that they add
 
 
 def take(place, folder):
