@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,13 @@ from safetensors import safe_open
 
 from recircuit.core.files import sha256
 from recircuit.study.tables import read_table, table_name
-from workflow import copy_project, must, snakemake, write_yaml
+from workflow import FULL, copy_project, must, snakemake, write_yaml
 
 TRAINED = "figures/circuit_probing/disambiguation/e1-s1-training.png"
 DRAWN = "figures/sequence_continuation/speck/fa4-single-ablation-numerals.png"
 MEANS = "cache/sequence_continuation/means/speck/means.safetensors"
+CHECKPOINTS = "cache/circuit_probing/training/disambiguation/checkpoints.safetensors"
+CURVES = "cache/circuit_probing/training/disambiguation/cp_curves.parquet"
 CHOICES = {
     "models": {"speck": {"steps": 40, "gates": {"numerals": {"accuracy": 0.0}}}},
     "sequence_continuation": {"min_accuracy": 0.0, "prompts_per_template": 64},
@@ -30,6 +33,19 @@ def copy_few(folder: Path) -> Path:
     """Copy the project with the choices of the small study; return the folder."""
     copy_project(folder)
     write_yaml(folder / "few.yaml", CHOICES)
+    return folder
+
+
+def begun(few: Path, folder: Path) -> Path:
+    """Copy the project with the small study's choices, and in the quick size what takes long of its cache; return the folder.
+
+    Missing are, as in a study that was stopped, the means, the training of the arithmetic model, and the pictures.
+    """
+    copy_few(folder)
+    if not FULL:
+        shutil.copytree(few / "cache", folder / "cache")
+        for name in (MEANS, CHECKPOINTS, CURVES):
+            (folder / name).unlink()
     return folder
 
 

@@ -4,7 +4,7 @@ import os
 import random
 
 import pytest
-from few import DRAWN, MEANS, TRAINED, digests, files, look, make, sentences
+from few import CHECKPOINTS, CURVES, DRAWN, MEANS, TRAINED, digests, files, look, make, sentences
 
 from recircuit.core.errors import UserError
 from recircuit.study.checksums import checked, record_of
@@ -16,14 +16,13 @@ FLIPS = 200 if FULL else 60
 KINDS = {".parquet", ".safetensors", ".json", ".png", ".pdf"}
 RECORDS = "cache/checksums/"
 WEIGHTS = "cache/models/speck/model.safetensors"
-CHECKPOINTS = "cache/circuit_probing/training/disambiguation/checkpoints.safetensors"
 READ = {  # a damaged file, and a file made by a job that reads it
     "weights": (WEIGHTS, MEANS),
     "configuration": ("cache/models/speck/config.json", MEANS),
     "tokenizer": ("cache/models/speck/tokenizer.json", "cache/sequence_continuation/prompts/speck/prompts.parquet"),
     "table": ("cache/sequence_continuation/prompts/speck/prompts.parquet", MEANS),
     "means": (MEANS, "cache/sequence_continuation/ablations/speck/single_ablation.parquet"),
-    "curves": ("cache/circuit_probing/training/disambiguation/cp_curves.parquet", TRAINED),
+    "curves": (CURVES, TRAINED),
 }
 QUICK = ("weights", "tokenizer")
 
@@ -108,7 +107,7 @@ def test_verify_names_what_is_damaged_and_what_it_removes_is_built_again(copy, f
     assert told.endswith("2 damaged; --config yes=true removes them, so that the next run that needs them builds them again")
     assert (copy / CHECKPOINTS).is_file() and (copy / pdf).is_file()
     must(look(copy, "verify", "--config", "yes=true"))
-    gone = {CHECKPOINTS, CHECKPOINTS.replace("checkpoints.safetensors", "cp_curves.parquet"), pdf, DRAWN}
+    gone = {CHECKPOINTS, CURVES, pdf, DRAWN}
     records = {str(record_of(name)) for name in gone}
     assert set(files(few)) - set(files(copy)) == gone | records
     must(make(copy, targets=(DRAWN, TRAINED, CHECKPOINTS)))

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from few import CONFIGURED, TRAINED, check_whole, copy_few, digests, leftovers
+from few import CONFIGURED, TRAINED, begun, check_whole, digests, leftovers
 
 from workflow import FULL, SMOKE, SNAKEMAKE, environment, must, snakemake
 
@@ -72,7 +72,7 @@ def killed_study(folder, words, kills, longest):
 
 
 def test_a_small_study_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(few, tmp_path):
-    folder = copy_few(tmp_path / "project")
+    folder = begun(few, tmp_path / "project")
     assert killed_study(folder, [*CONFIGURED, "--", TRAINED], 3, 6.0) == 3
     found, whole = digests(folder), digests(few)
     assert found == {name: whole[name] for name in found} and TRAINED in found

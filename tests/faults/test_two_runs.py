@@ -4,7 +4,7 @@ import subprocess
 import time
 
 import pytest
-from few import CONFIGURED, DRAWN, TRAINED, check_whole, copy_few, digests, leftovers, make
+from few import CONFIGURED, DRAWN, TRAINED, begun, check_whole, digests, leftovers, make
 
 from workflow import SNAKEMAKE, environment, must
 
@@ -19,7 +19,7 @@ def start(folder, *words):
 
 
 def test_a_second_run_stops_and_the_first_goes_on(few, tmp_path):
-    folder = copy_few(tmp_path / "project")
+    folder = begun(few, tmp_path / "project")
     first = start(folder)
     while not list((folder / ".snakemake/locks").glob("*.lock")):
         assert first.poll() is None
@@ -34,7 +34,7 @@ def test_a_second_run_stops_and_the_first_goes_on(few, tmp_path):
 
 
 def test_two_runs_forced_past_the_lock_end_in_the_same_bytes(few, tmp_path):
-    folder = copy_few(tmp_path / "project")
+    folder = begun(few, tmp_path / "project")
     runs = [start(folder, "--nolock") for _ in range(2)]
     said = [run.communicate()[0] for run in runs]
     check_whole(folder)
