@@ -82,6 +82,14 @@ def test_a_disk_that_refuses_while_a_file_is_written_is_told_with_its_final_name
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_clean_up_that_fails_in_turn_does_not_hide_the_disk(tmp_path):
+    with pytest.raises(UserError, match="the disk is full"), atomic(tmp_path / "a.pdf"):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise AttributeError("'Stream' object has no attribute 'pos'")
+
+
 def test_an_error_about_another_file_names_that_one(tmp_path):
     with pytest.raises(UserError, match=r"^/source cannot be read or written: permission"), atomic(tmp_path / "a.json"):
         raise PermissionError(errno.EACCES, "Permission denied", "/source")

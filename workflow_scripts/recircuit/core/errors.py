@@ -50,14 +50,21 @@ def refusal(error: BaseException, path: object = None) -> UserError | None:
     """
     if isinstance(error, UserError):
         return None
-    number = getattr(error, "errno", None)
-    if number is None and (found := _NUMBER.search(str(error))):
-        number = int(found[1] or found[2])
-    if number not in REFUSALS:
+    found: BaseException | None = error
+    while found is not None and (number := _number(found)) not in REFUSALS:
+        found = found.__cause__ or found.__context__  # a library's clean-up after it may have failed in turn
+    if found is None:
         return None
     if path is not None:
         return UserError(f"{path} cannot be written: {REFUSALS[number]}")
-    return UserError(f"{getattr(error, 'filename', None) or 'a file'} cannot be read or written: {REFUSALS[number]}")
+    return UserError(f"{getattr(found, 'filename', None) or 'a file'} cannot be read or written: {REFUSALS[number]}")
+
+
+def _number(error: BaseException) -> int | None:
+    number = getattr(error, "errno", None)
+    if number is None and (found := _NUMBER.search(str(error))):
+        number = int(found[1] or found[2])
+    return number
 
 
 def is_out_of_memory(error: BaseException) -> bool:
