@@ -20,6 +20,7 @@ SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 SMOKE = ("--configfile", "configs/smoke.yaml")
 NOTHING = "Nothing to be done"
 FULL = os.environ.get("RECIRCUIT_FAULTS") == "full"  # tests of faults and of bad input at full size
+full_only = pytest.mark.skipif(not FULL, reason="takes minutes: make test-faults")
 TARGET_RULES = ("all", "circuit_probing_arithmetic")
 
 
@@ -81,6 +82,7 @@ def _smoke_study(folder: Path) -> None:
     git(folder, "init", "--quiet")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "A copy")
+    watch(folder)
     must(snakemake(folder, "--cores", "2", "all", *SMOKE))
 
 

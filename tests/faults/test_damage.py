@@ -9,7 +9,7 @@ from few import CHECKPOINTS, CURVES, DRAWN, MEANS, TRAINED, digests, files, look
 from recircuit.core.errors import UserError
 from recircuit.study.checksums import checked, record_of
 from recircuit.study.verify import verify
-from workflow import FULL, NOTHING, clone_study, must, snakemake
+from workflow import FULL, NOTHING, clone_study, full_only, must, snakemake
 
 pytestmark = pytest.mark.slow
 FLIPS = 200 if FULL else 60
@@ -123,7 +123,7 @@ def test_verify_removes_nothing_while_another_run_writes(copy):
     assert told.startswith("another run is writing here, so that verify removes nothing") and (copy / WEIGHTS).is_file()
 
 
-@pytest.mark.skipif(not FULL, reason="needs the smoke study: RECIRCUIT_FAULTS=full")
+@full_only
 def test_a_damaged_scorecard_and_manifest_are_built_again_by_a_run_of_everything(finished, study):
     page, card = "figures/scorecard.html", "cache/report/scorecard.parquet"
     damage(finished / page, random.Random(4))

@@ -3,13 +3,15 @@
 import pytest
 from few import DRAWN, MEANS, check_whole, digests, fill, leftovers, look, make, mounted, sentences
 
-from workflow import NOTHING, must
+from workflow import NOTHING, full_only, must
 
 pytestmark = pytest.mark.slow
 FULL_DISK = "{} cannot be written: the disk is full; make room, then run the same command again: what is finished is kept"
 
 
-@pytest.mark.parametrize("spare", [0, 24_000], ids=["full at once", "full in the middle of a file"])
+@pytest.mark.parametrize(
+    "spare", [0, pytest.param(24_000, marks=full_only)], ids=["full at once", "full in the middle of a file"]
+)
 def test_a_full_cache_is_one_sentence_and_goes_on_when_there_is_room(copy, few, spare):
     with mounted(copy / "cache", 24):
         (copy / MEANS).unlink()
@@ -48,6 +50,7 @@ def test_a_disk_that_does_not_take_snakemakes_own_notes_is_one_sentence(copy, ho
         assert done.stderr == told
 
 
+@full_only
 def test_a_read_only_cache_can_be_looked_at_but_not_built_in(copy, few):
     with mounted(copy / "cache", 24) as remount:
         remount("ro")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from few import CONFIGURED, TRAINED, begun, check_whole, digests, leftovers
 
-from workflow import FULL, SMOKE, SNAKEMAKE, environment, must, snakemake
+from workflow import FULL, SMOKE, SNAKEMAKE, environment, full_only, must, snakemake
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if FULL else 900)]
 
@@ -79,7 +79,7 @@ def test_a_small_study_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(
     assert leftovers(folder) == []
 
 
-@pytest.mark.skipif(not FULL, reason="twenty kills of the smoke study: RECIRCUIT_FAULTS=full")
+@full_only
 def test_the_smoke_study_killed_twenty_times_ends_with_the_bytes_of_an_undisturbed_one(study, tmp_path):
     folder = tmp_path / "project"
     must(subprocess.run(["git", "clone", "--quiet", str(study), str(folder)], capture_output=True, text=True))

@@ -7,7 +7,7 @@ import time
 import pytest
 from few import CONFIGURED, DRAWN, TRAINED, begun, digests, files, leftovers, look, make, sentences
 
-from workflow import NOTHING, SNAKEMAKE, environment, must
+from workflow import NOTHING, SNAKEMAKE, environment, full_only, must
 
 pytestmark = pytest.mark.slow
 TARGETS = (DRAWN, TRAINED)
@@ -29,12 +29,14 @@ def without_network(folder, *words):
     return subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
 
 
+@full_only
 def test_a_study_of_embedded_models_needs_no_network(few, tmp_path):
     folder = begun(few, tmp_path / "project")
     must(without_network(folder, *CONFIGURED, "--", *TARGETS))
     same_as(few, folder)
 
 
+@full_only
 def test_fetching_without_a_network_is_one_sentence_that_names_the_host(copy):
     made = "cache/sentiment/sources/treebank/stanfordSentimentTreebank.zip"
     (told,) = sentences(without_network(copy, *CONFIGURED, "--", made))
@@ -42,6 +44,7 @@ def test_fetching_without_a_network_is_one_sentence_that_names_the_host(copy):
     assert not (copy / made).exists()
 
 
+@full_only
 def test_a_clock_that_was_set_back_rebuilds_nothing_for_ever(copy, few):
     ahead = time.time() + 400 * 86_400
     for path in files(copy).values():
@@ -65,6 +68,7 @@ def test_sources_from_the_future_and_results_from_the_past_are_up_to_date(copy, 
     assert digests(copy) == digests(few)
 
 
+@full_only
 def test_a_locale_without_utf_8_builds_the_same_bytes_and_prints(few, tmp_path):
     folder = begun(few, tmp_path / "project")
     must(make(folder, targets=TARGETS, **PLAIN))
@@ -75,6 +79,7 @@ def test_a_locale_without_utf_8_builds_the_same_bytes_and_prints(few, tmp_path):
     assert TRAINED in must(look(folder, "list", **PLAIN)).stdout
 
 
+@full_only
 def test_a_path_with_spaces_and_foreign_letters_builds_the_same_bytes(few, tmp_path):
     folder = begun(few, tmp_path / "with spaces, Größe 数 é" / "project")
     must(make(folder))

@@ -6,7 +6,7 @@ import time
 import pytest
 from few import CONFIGURED, DRAWN, TRAINED, begun, check_whole, digests, leftovers, make
 
-from workflow import SNAKEMAKE, environment, must
+from workflow import SNAKEMAKE, environment, full_only, must
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +33,7 @@ def test_a_second_run_stops_and_the_first_goes_on(few, tmp_path):
     assert TRAINED in found and found == {name: whole[name] for name in found}
 
 
+@full_only
 def test_two_runs_forced_past_the_lock_end_in_the_same_bytes(few, tmp_path):
     folder = begun(few, tmp_path / "project")
     runs = [start(folder, "--nolock") for _ in range(2)]

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from held_jobs import HOLD, HeldRun, alive, until
-from workflow import SMOKE, SNAKEMAKE, copy_project, environment, must, snakemake
+from workflow import SMOKE, SNAKEMAKE, copy_project, environment, full_only, must, snakemake
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
-full = pytest.mark.skipif(os.environ.get("RECIRCUIT_FAULTS") != "full", reason="takes minutes; RECIRCUIT_FAULTS=full runs it")
 
 # All that is this site's own beside the names in the profile: how soon the jobs are asked about.
 PROFILE = ("--workflow-profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "4")
@@ -137,7 +136,7 @@ def test_jobs_with_a_gpu_follow_each_other_and_others_need_not(built):
     assert most_at_once([job for job in jobs if job.rule == "train_model"]) == 2, "the control: jobs without one do overlap"
 
 
-@full
+@full_only
 def test_the_whole_study_builds(tmp_path, study):
     folder = filled_in(copy_project(tmp_path / "project"))
     must(snakemake(folder, "all", *PROFILE, *SMOKE))
@@ -146,7 +145,7 @@ def test_the_whole_study_builds(tmp_path, study):
     assert [str(path) for path in tables if (folder / path).read_bytes() != (study / path).read_bytes()] == []
 
 
-@full
+@full_only
 def test_a_job_that_ran_out_of_memory_is_tried_again_with_twice_as_much(tmp_path):
     # The rule asks for 2000 MB; with this it needs more, but less than twice that.
     run = HeldRun(tmp_path, RULE, "ballast = bytearray(2300 << 20)\ntime.sleep(6)")
@@ -157,7 +156,7 @@ def test_a_job_that_ran_out_of_memory_is_tried_again_with_twice_as_much(tmp_path
     assert (run.folder / TARGET).exists()
 
 
-@full
+@full_only
 def test_a_job_that_ran_out_of_memory_twice_is_named(tmp_path):
     run = HeldRun(tmp_path, RULE, "ballast = bytearray(2300 << 20)\ntime.sleep(6)")
     done = snakemake(filled_in(run.folder), TARGET, *PROFILE, *SMOKE, "--retries", "0")
@@ -167,7 +166,7 @@ def test_a_job_that_ran_out_of_memory_twice_is_named(tmp_path):
     )
 
 
-@full
+@full_only
 def test_a_job_that_ran_out_of_time_is_named(tmp_path):
     run = HeldRun(tmp_path, RULE, "time.sleep(300)")
     done = snakemake(filled_in(run.folder), TARGET, *PROFILE, *SMOKE, "--retries", "0", *asks("runtime", 1, RULE))
@@ -185,7 +184,7 @@ def limit_of(done: subprocess.CompletedProcess, folder: Path) -> str:
     return sentence
 
 
-@full
+@full_only
 def test_ctrl_c_cancels_the_jobs(tmp_path):
     run = HeldRun(tmp_path, RULE)
     filled_in(run.folder)
@@ -202,7 +201,7 @@ def test_ctrl_c_cancels_the_jobs(tmp_path):
     must(snakemake(run.folder, TARGET, *PROFILE, *SMOKE))  # nothing is locked
 
 
-@full
+@full_only
 @pytest.mark.parametrize(("mode", "starts"), [("wait", 1), ("cancel", 2)])
 def test_a_killed_run_goes_on_and_two_jobs_never_write_one_file(tmp_path, mode, starts):
     run = HeldRun(tmp_path, RULE, HOLD)

@@ -22,6 +22,7 @@ import psutil
 
 USAGE = "recircuit-resume wait|cancel [what snakemake was given]"
 LOOKING = frozenset({"list", "trace", "status", "prune", "-n", "--dry-run", "--dryrun", "--nolock"})
+SLURM_LOGS = Path(".snakemake", "slurm_logs")  # as in profiles/slurm; there from the first job on
 LIVE = "PENDING,RUNNING,SUSPENDED,CONFIGURING,COMPLETING,REQUEUED,REQUEUE_HOLD,SIGNALING,STAGE_OUT"
 
 
@@ -67,9 +68,9 @@ def slurm_jobs(folder: Path) -> list[str]:
     """Return the numbers of the user's SLURM jobs, waiting or running, whose working folder is this one.
 
     Raises:
-        SystemExit: There is a SLURM, but it does not answer: what it still runs cannot be known.
+        SystemExit: SLURM was used here, but does not answer: what it still runs cannot be known.
     """
-    if not shutil.which("squeue"):
+    if not (shutil.which("squeue") and (folder / SLURM_LOGS).is_dir()):
         return []
     done = subprocess.run(["squeue", "--me", "-h", "-t", LIVE, "-o", "%A|%Z"], capture_output=True, text=True)
     if done.returncode:
