@@ -91,7 +91,7 @@ rule certify_model:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=memory(floor=JUDGED),
+        mem_mb=memory(floor=JUDGED, weights=3),
         runtime=minutes(5),
     params:
         spec=spec("models/certify_model.py", limit=1e-4, prompts=32),

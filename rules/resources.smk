@@ -1,7 +1,7 @@
 # What jobs ask for: memory from the model's shape and the data's size, minutes from the same.
 #
-# Memory, in MB, is a floor for what a job imports and holds whatever the model, then the weights twice (a file's and ours), then
-# streams. A test holds it to one to three times the measured peak, which every log ends with; on a cluster Snakemake's own
+# Memory, in MB, is a floor for what a job imports and holds whatever the model, then the weights twice (once they are held, once is
+# room for what the widest layer makes), then streams. A test holds it to one to three times the measured peak, which every log ends with; on a cluster Snakemake's own
 # process stands in it too, with some 200 MB.
 PLAIN = 500  # tables and a tokenizer, no torch
 TORCH = 900  # torch and a model that is run: peaks of 330 to 490 MB
@@ -14,19 +14,19 @@ CUDA = 2000 * GPU  # its context and libraries, on the host
 
 
 def megabytes(model):
-    """fp32 weights of a model in MB, from its shape: 12 d^2 per layer, and an embedding of 50 thousand words at most."""
+    """fp32 weights of a model in MB, from its shape: 12 d^2 per layer, and 50 thousand words embedded and unembedded."""
     width = config["models"][model]["width"]
-    words = 2_000 if model in TRAINED else 50_257
+    words = 2_000 if model in TRAINED else 2 * 50_304
     return 4e-6 * (12 * config["models"][model]["layers"] * width**2 + words * width)
 
 
-def memory(copies=0, floor=TORCH):
+def memory(copies=0, floor=TORCH, weights=2):
     """Resource function: MB of memory; ``copies`` counts residual streams of all prompts and layers kept at once."""
 
     def resolve(wildcards, attempt):
         shape = config["models"][wildcards.model]
         rows = 3 * config["sequence_continuation"]["prompts_per_template"] * 23 * shape["layers"] * shape["width"]
-        return int(attempt * (floor + CUDA + 2 * megabytes(wildcards.model) + 4e-6 * rows * copies))
+        return int(attempt * (floor + CUDA + weights * megabytes(wildcards.model) + 4e-6 * rows * copies))
 
     return resolve
 

@@ -111,7 +111,10 @@ def test_command_lines_are_told_apart(tmp_path):
     child = ["python", "-m", "snakemake", "--snakefile", "Snakefile", "--target-jobs", "a:model=x"]
     script = ["/venv/bin/python3", str(tmp_path / ".snakemake/scripts/tmpx.gt_run_tasks.py")]
     assert is_main(main) and is_main(module) and is_main(["python", "-m", "snakemake", "all"])
-    assert not is_main(child) and not is_main(script) and not is_main([*main, "-n"]) and not is_main([*main[:-1], "status"])
+    assert is_main([*main, "status"]) and is_main(["python", "-X", "dev", "-m", "snakemake", "all"]), "locks the folder"
+    assert not is_main(child) and not is_main(script) and not is_main(["man", "snakemake"])
+    for looking in ([*main, "-n"], [*main, "-np"], [*main[:-1], "status"], [*main[:-1], "verify"]):
+        assert not is_main(looking)
     assert is_job(child, tmp_path) and is_job(script, tmp_path)
     assert not is_job(main, tmp_path) and not is_job(script, tmp_path / "other") and not is_job([], tmp_path)
 
@@ -120,3 +123,4 @@ def test_without_words_all_is_built():
     assert with_cores([]) == ["--cores", "1", "all"]
     assert with_cores(["--workflow-profile", "profiles/slurm"]) == ["--workflow-profile", "profiles/slurm"]
     assert with_cores(["--cores=2", "list"]) == ["--cores=2", "list"]
+    assert with_cores(["-j8", "all"]) == ["-j8", "all"]

@@ -214,9 +214,11 @@ def test_a_killed_run_goes_on_and_two_jobs_never_write_one_file(tmp_path, mode, 
     before = finished.stat().st_mtime_ns
     assert alive(job) and len(queued(run.folder)) == 1, "the job does not know that its run is gone"
     assert "lock" in snakemake(run.folder, TARGET, *PROFILE, *SMOKE).stderr
-    # A job of another folder is nobody's business here.
-    other = ["sbatch", "--parsable", "-D", str(tmp_path), "-o", "/dev/null", "--mem", "100", "--wrap", "sleep 120"]
-    stranger = must(subprocess.run(other, capture_output=True, text=True)).stdout.strip()
+    # A job of another folder is nobody's business here, nor is one of this folder that the user submitted.
+    others = {}
+    for folder in (tmp_path, run.folder):
+        own = ["sbatch", "--parsable", "-D", str(folder), "-o", "/dev/null", "--mem", "100", "--wrap", "sleep 240"]
+        others[folder] = must(subprocess.run(own, capture_output=True, text=True)).stdout.strip()
     words = (mode, TARGET, *PROFILE, *SMOKE)
     resumed = run.start(sys.executable, "-m", "recircuit.resume", *words)
     if mode == "cancel":
@@ -228,5 +230,5 @@ def test_a_killed_run_goes_on_and_two_jobs_never_write_one_file(tmp_path, mode, 
     assert "what the killed run left: SLURM jobs" in said
     assert len(run.noted("start")) == starts
     assert (run.folder / TARGET).exists() and finished.stat().st_mtime_ns == before
-    assert stranger in queued(tmp_path)
-    must(subprocess.run(["scancel", stranger], env=environment(run.folder), capture_output=True, text=True))
+    assert all(number in queued(folder) for folder, number in others.items())
+    must(subprocess.run(["scancel", *others.values()], env=environment(run.folder), capture_output=True, text=True))

@@ -12,7 +12,9 @@ says why.
 """
 
 import os
+import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,10 +27,21 @@ NO_RUN = frozenset({"--help", "-h", "--version", "-v"})
 ROOM = 2**16  # bytes: a log, locks and scripts of a few jobs
 
 
-def lock_nothing(words: list[str]) -> list[str]:
-    """Add ``--nolock`` to a command line with a target that only looks, unless there is another target that we know."""
+def only_looks(words: Sequence[str]) -> bool:
+    """Say whether a command line has a target that only looks, and no other one that we know."""
     building = any(word == "all" or word.startswith(("figures/", "cache/")) for word in words)
-    return ["--nolock", *words] if LOOKING.intersection(words) and not building else words
+    return bool(LOOKING.intersection(words)) and not building
+
+
+def is_dry_run(words: Sequence[str]) -> bool:
+    """Say whether a command line asks what would be run, also as one of several letters (``-np``)."""
+    letters = any(re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*", word) for word in words)
+    return letters or bool({"--dry-run", "--dryrun"}.intersection(words))
+
+
+def lock_nothing(words: list[str]) -> list[str]:
+    """Add ``--nolock`` to a command line that only looks."""
+    return ["--nolock", *words] if only_looks(words) else words
 
 
 def targets_first(words: list[str]) -> list[str]:
@@ -46,7 +59,8 @@ def targets_first(words: list[str]) -> list[str]:
 
 def refuse_folder(words: list[str]) -> None:
     """End with one sentence when Snakemake's notes on this workflow cannot be written."""
-    if not Path("Snakefile").is_file() or NO_RUN.intersection(words):
+    elsewhere = any(word in ("-d", "--directory") or word.startswith("--directory=") for word in words)
+    if not Path("Snakefile").is_file() or NO_RUN.intersection(words) or elsewhere:
         return
     probe = Path(".snakemake", f"room.{os.getpid()}")
     try:

@@ -11,17 +11,23 @@ folder is touched. Run it in the folder and on the machine of the killed run.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 
+from recircuit.command import is_dry_run, only_looks
+
 USAGE = "recircuit-resume wait|cancel [what snakemake was given]"
-LOOKING = frozenset({"list", "trace", "status", "prune", "-n", "--dry-run", "--dryrun", "--nolock"})
+# The executor names the jobs of a run after it, by a UUID.
+RUN = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+POLL = 10.0  # seconds between two questions to SLURM
 SLURM_LOGS = Path(".snakemake", "slurm_logs")  # as in profiles/slurm; there from the first job on
 LIVE = "PENDING,RUNNING,SUSPENDED,CONFIGURING,COMPLETING,REQUEUED,REQUEUE_HOLD,SIGNALING,STAGE_OUT"
 
@@ -49,13 +55,17 @@ def words_of(process: psutil.Process) -> list[str]:
 
 def runs_snakemake(words: Sequence[str]) -> bool:
     """Say whether a command line is Python's, running Snakemake: its program, or its module."""
+    if not words or not Path(words[0]).name.startswith("python"):
+        return False
     program = next((Path(word) for word in words[1:] if not word.startswith("-")), Path())
-    return program.name == "snakemake" or program.parts[-2:] == ("snakemake", "__main__.py")
+    module = ("-m", "snakemake") in pairwise(words)
+    return module or program.name == "snakemake" or program.parts[-2:] == ("snakemake", "__main__.py")
 
 
 def is_main(words: Sequence[str]) -> bool:
     """Say whether a command line is that of a run which holds its folder: no job's, and none that only looks."""
-    return runs_snakemake(words) and "--target-jobs" not in words and not LOOKING.intersection(words)
+    unlocked = only_looks(words) or is_dry_run(words) or "--nolock" in words
+    return runs_snakemake(words) and "--target-jobs" not in words and not unlocked
 
 
 def is_job(words: Sequence[str], folder: Path) -> bool:
@@ -65,19 +75,22 @@ def is_job(words: Sequence[str], folder: Path) -> bool:
 
 
 def slurm_jobs(folder: Path) -> list[str]:
-    """Return the numbers of the user's SLURM jobs, waiting or running, whose working folder is this one.
+    """Return the numbers of SLURM jobs that a run submitted from this folder and that wait or run.
+
+    The user's own jobs of the folder are not among them, nor is the one in which this program runs.
 
     Raises:
         SystemExit: SLURM was used here, but does not answer: what it still runs cannot be known.
     """
     if not (shutil.which("squeue") and (folder / SLURM_LOGS).is_dir()):
         return []
-    done = subprocess.run(["squeue", "--me", "-h", "-t", LIVE, "-o", "%A|%Z"], capture_output=True, text=True)
+    done = subprocess.run(["squeue", "--me", "-h", "-t", LIVE, "-o", "%A|%j|%Z"], capture_output=True, text=True)
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
         raise SystemExit(f"squeue does not say which jobs of this folder are left: {said}")
-    rows = (line.partition("|") for line in done.stdout.splitlines())
-    return sorted({number for number, _, path in rows if path and Path(path).resolve() == folder}, key=int)
+    rows = (line.split("|", 2) for line in done.stdout.splitlines() if line.count("|") > 1)
+    ours = {number for number, name, path in rows if RUN.fullmatch(name) and Path(path).resolve() == folder}
+    return sorted(ours - {os.environ.get("SLURM_JOB_ID")}, key=int)
 
 
 def left_over(folder: Path) -> tuple[list[str], list[psutil.Process]]:
@@ -113,15 +126,13 @@ def clear(folder: Path, mode: str, pause: float = 1.0) -> None:
         print(f"recircuit-resume {verb} what the killed run left: {' and '.join(parts)}", file=sys.stderr, flush=True)
     if mode == "cancel":
         cancel(numbers, processes)
-    while any(left_over(folder)):
-        time.sleep(pause)
+    while any(left := left_over(folder)):
+        time.sleep(POLL if left[0] else pause)
 
 
 def with_cores(words: Sequence[str]) -> list[str]:
     """Return what Snakemake is given: ``all`` where nothing is, on one core where neither cores nor a profile are named."""
-    named = any(
-        word.partition("=")[0] in ("--cores", "-c", "--jobs", "-j", "--workflow-profile", "--profile") for word in words
-    )
+    named = any(word.startswith(("-c", "-j", "--cores", "--jobs", "--workflow-profile", "--profile")) for word in words)
     return [*([] if named else ["--cores", "1"]), *(words or ["all"])]
 
 
@@ -135,6 +146,9 @@ def main() -> None:
         raise SystemExit(f"{folder} has no Snakefile: run recircuit-resume in the folder of the run that was killed")
     if alive := [process.pid for process in local_processes(folder) if is_main(words_of(process))]:
         raise SystemExit(f"A run is still alive in this folder (process {alive[0]}): stop it first with Ctrl-C, or let it end")
+    locks = folder / ".snakemake" / "locks"
+    if {path.stat().st_uid for path in locks.glob("*")} - {os.getuid()}:
+        raise SystemExit(f"The run in {folder} was another user's, whose jobs only they can see and end")
     clear(folder, mode)
     snakemake = str(Path(sys.executable).with_name("snakemake"))
     unlock = subprocess.run([snakemake, "--unlock", *with_cores(words)], capture_output=True, text=True)

@@ -52,7 +52,8 @@ def refusal(error: BaseException, path: object = None) -> UserError | None:
         return None
     found: BaseException | None = error
     while found is not None and (number := _number(found)) not in REFUSALS:
-        found = found.__cause__ or found.__context__  # a library's clean-up after it may have failed in turn
+        # A library's clean-up after it may have failed in turn.
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
     if found is None:
         return None
     if path is not None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from recircuit.core.errors import refusal
 
+OLD = 3600.0  # seconds without a change, after which a file in the making is nobody's
 ORPHAN = re.compile(r"\..+\.[0-9a-f]{32}\.part")  # what `atomic` was writing when its job was killed
 
 
@@ -24,13 +26,13 @@ def atomic(path: str | Path) -> Iterator[Path]:
     is full, read-only or otherwise refuses is a UserError.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part = path.with_name(f".{path.name}.{_this_machine()}{uuid.uuid4().hex[8:]}.part")
     held = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         with suppress(OSError):  # some network disks have no locks
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, fcntl.LOCK_EX)  # waits where another job looks whether it is an orphan
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
@@ -48,16 +50,24 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def remove_orphans(folders: Iterable[Path]) -> None:
-    """Remove from folders what ``atomic`` was writing when its process was killed; what a living process writes is locked."""
+    """Remove from folders what ``atomic`` was writing when its process was killed; what a living process writes is locked.
+
+    Locks may not reach from one machine to another: what another machine wrote is an orphan if it is old, too.
+    """
     for part in (part for folder in folders if folder.is_dir() for part in folder.iterdir() if ORPHAN.fullmatch(part.name)):
+        age = 1.0 if part.name[-37:].startswith(_this_machine()) else OLD  # a file is locked right after it is made
         with suppress(OSError):
             held = os.open(part, os.O_RDWR)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - os.fstat(held).st_mtime > 1.0:  # a file is locked right after it is made, not before
+                if time.time() - os.fstat(held).st_mtime > age:
                     part.unlink()
             finally:
                 os.close(held)
+
+
+def _this_machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def _elsewhere(error: Exception, part: Path) -> bool:

@@ -69,7 +69,8 @@ def damage(path: str, found: str, written: str) -> str:
     wanted = f"{written[:12]} was written" if written else f"{record_of(path)} cannot be read"
     return (
         f"{path} is damaged (its SHA-256 begins with {found[:12]}, {wanted}); remove what is damaged with "
-        "snakemake --cores 1 verify --config yes=true, and let Snakemake build it again"
+        "snakemake --cores 1 verify --config yes=true, and let Snakemake build it again; if you put it there yourself, delete "
+        f"{record_of(path)}"
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from recircuit.command import is_dry_run
 from recircuit.core.errors import UserError
 
 PLACEHOLDER = "CHANGE_ME"
@@ -19,7 +20,7 @@ def check_profile(words: Sequence[str]) -> None:
     Raises:
         UserError: The file, the line, and what belongs there.
     """
-    if {"-n", "--dry-run", "--dryrun"}.intersection(words):
+    if is_dry_run(words):
         return
     named = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("--workflow-profile", "--profile")]
     named += [word.partition("=")[2] for word in words if word.startswith(("--workflow-profile=", "--profile="))]

@@ -101,6 +101,8 @@ def in_one_sentence(error: BaseException, job: Job) -> UserError | None:
     """Return what to tell a user of an error, or None for one that only its traceback explains."""
     if isinstance(error, UserError):
         return error
+    if type(error).__name__ == "OutOfMemoryError":
+        return UserError(f"{job.rule} ran out of the GPU's memory; run it where nothing else uses the GPU, or with device: cpu")
     if is_out_of_memory(error):
         asked = int(getattr(job.resources, "mem_mb", 0) or 0)
         return UserError(
@@ -111,9 +113,9 @@ def in_one_sentence(error: BaseException, job: Job) -> UserError | None:
 
 
 def _not_from_the_future(path: str) -> None:
-    """Date a file as of now that is dated later, since the clock was set back."""
+    """Date a file as of now that is dated more than a minute later: the clock was set back, not a cluster's clocks apart."""
     now = time.time_ns()
-    if Path(path).stat().st_mtime_ns > now:
+    if Path(path).stat().st_mtime_ns > now + 60 * 10**9:
         with suppress(OSError):
             os.utime(path, ns=(now, now))
 

@@ -6,14 +6,14 @@ Links are never followed: one that is not needed goes, what it names stays.
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from recircuit.core.errors import UserError
-from recircuit.core.files import ORPHAN
+from recircuit.core.files import OLD, ORPHAN
 
 ROOTS = ("cache", "figures")
-RECENT = 3600.0  # seconds: younger than this, half a file may still be in the writing
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,15 @@ def spare(needed: Iterable[str]) -> list[Spare]:
     found = []
     for entry in (entry for root in ROOTS for entry in _walk(Path(root))):
         path = Path(entry.path)
-        hidden = path.name.startswith(".") and path.parent in folders and not _orphan(entry)
-        if not (path in kept or path in folders or hidden):  # a link to a folder may stand before what is needed
-            found.append(Spare(path, entry.stat(follow_symlinks=False).st_size))
+        with suppress(FileNotFoundError):  # another run may remove what it was writing
+            hidden = path.name.startswith(".") and path.parent in folders and not _orphan(entry)
+            if not (path in kept or path in folders or hidden):  # a link to a folder may stand before what is needed
+                found.append(Spare(path, entry.stat(follow_symlinks=False).st_size))
     return sorted(found, key=lambda file: file.path)
 
 
 def _orphan(entry: os.DirEntry) -> bool:
-    old = time.time() - entry.stat(follow_symlinks=False).st_mtime > RECENT
+    old = time.time() - entry.stat(follow_symlinks=False).st_mtime > OLD
     return old and ORPHAN.fullmatch(entry.name) is not None
 
 

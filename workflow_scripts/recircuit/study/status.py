@@ -8,6 +8,7 @@ runs: without the weights that a picture's tables came from, the picture is buil
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -68,8 +69,11 @@ class Disk:
     @cached_property
     def writing(self) -> dict[str, float]:
         """Files that a run now under way has locked to write them, with the time of the lock."""
-        locks = Path(".snakemake", "locks").glob("*.output.lock")
-        return {name: lock.stat().st_mtime for lock in locks for name in lock.read_text(encoding="utf-8").splitlines()}
+        found: dict[str, float] = {}
+        for lock in Path(".snakemake", "locks").glob("*.output.lock"):
+            with suppress(FileNotFoundError):  # of a run that has ended meanwhile
+                found |= dict.fromkeys(lock.read_text(encoding="utf-8").splitlines(), lock.stat().st_mtime)
+        return found
 
 
 def verdict(job: Mapping, disk: Disk) -> Verdict:

@@ -34,7 +34,7 @@ def verify(say: Callable[[str], None], *, sure: bool) -> None:
         refuse_while_writing("verify")
     listed, files = _manifest(), list(_results())
     damaged, unknown = [], []
-    for path in files:
+    for path in filter(os.path.isfile, files):  # another run may remove what it makes again
         records = recorded(path) or ({path: listed[path]} if path in listed else {})
         if path not in records:
             unknown.append(path)
@@ -59,10 +59,15 @@ def _results() -> Iterator[str]:
 
 
 def _manifest() -> dict[str, str]:
-    """Return the SHA-256 of files by the manifest, which has them for a cache that was made without records."""
+    """Return the SHA-256 of files by the manifest, which has them for a cache that was made without records.
+
+    Of a file that is newer than the manifest, it knows nothing.
+    """
     with suppress(OSError):
+        written = MANIFEST.stat().st_mtime
         rows = [line.split("\t") for line in MANIFEST.read_text(encoding="utf-8", errors="replace").splitlines()]
-        return {row[0]: row[1] for row in rows[1:] if len(row) > 1}
+        listed = [row for row in rows[1:] if len(row) > 1 and Path(row[0]).is_file()]
+        return {row[0]: row[1] for row in listed if Path(row[0]).stat().st_mtime <= written}
     return {}
 
 
