@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from recircuit.study import inventory
+from recircuit.study.compute import SPARE
 from recircuit.study.tables import read_table
 from workflow import (
     SMOKE,
@@ -20,6 +21,9 @@ from workflow import (
 )
 
 pytestmark = pytest.mark.slow
+# Published counts of parameters.
+MILLIONS = {"gpt2-small": 124, "gpt2-medium": 355, "pythia-160m": 162, "pythia-410m": 405, "pythia-1.4b": 1415, "pythia-2.8b": 2775,
+            "llama-2-7b-chat": 6738}  # fmt: skip
 FIGURE = "figures/sequence_continuation/{}/t1-head-drops.png"
 
 
@@ -131,6 +135,13 @@ def test_the_cluster_profile_can_be_planned(project):
         if rule != "all":
             assert ("gpu=1" in job["resources"]) == (rule in asking), rule
             assert "slurm_account=CHANGE_ME" in job["resources"]
+    # Two models are held beside each other where one is certified; on a cluster a job has what it asks for, and no more.
+    asked = {
+        job["wildcards"].removeprefix("model="): job["resources"] for job in jobs_of(done.stdout) if "certify" in job["rule"]
+    }
+    assert set(asked) >= set(MILLIONS)
+    for model, millions in MILLIONS.items():
+        assert int(re.search(r"mem_mb=(\d+)", asked[model])[1]) * 2**20 > 2 * SPARE * 4e6 * millions + 600e6, model
 
 
 def test_a_cluster_profile_that_nobody_filled_in_is_refused(project):
