@@ -22,8 +22,10 @@ from workflow import (
 
 pytestmark = pytest.mark.slow
 # Published counts of parameters.
-MILLIONS = {"gpt2-small": 124, "gpt2-medium": 355, "pythia-160m": 162, "pythia-410m": 405, "pythia-1.4b": 1415, "pythia-2.8b": 2775,
-            "llama-2-7b-chat": 6738}  # fmt: skip
+MILLIONS = {
+    "gpt2-small": 124, "gpt2-medium": 355, "llama-2-7b-chat": 6738,
+    "pythia-160m": 162, "pythia-410m": 405, "pythia-1.4b": 1415, "pythia-2.8b": 2775,
+}  # fmt: skip
 FIGURE = "figures/sequence_continuation/{}/t1-head-drops.png"
 
 
