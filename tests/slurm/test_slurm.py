@@ -113,7 +113,7 @@ def built(tmp_path_factory):
 def test_the_tables_are_those_of_a_local_run_byte_by_byte(built, study):
     made = [path.relative_to(built) for name in ("cache", "figures") for path in (built / name).rglob("*") if path.is_file()]
     results = [path for path in made if path.parts[1] not in ("logs", "benchmarks")]
-    assert {path.suffix for path in results} == {".parquet", ".safetensors", ".json", ".png", ".pdf"}
+    assert {path.suffix for path in results} == {".parquet", ".safetensors", ".json", ".png", ".pdf", ".sha256"}
     assert set(TARGETS) <= set(map(str, results))
     assert [str(path) for path in results if (built / path).read_bytes() != (study / path).read_bytes()] == []
 
