@@ -147,10 +147,10 @@ def test_the_whole_study_builds(tmp_path, study):
 
 @full_only
 def test_a_job_that_ran_out_of_memory_is_tried_again_with_twice_as_much(tmp_path):
-    # The rule asks for 2000 MB; with this it needs more, but less than twice that.
-    run = HeldRun(tmp_path, RULE, "ballast = bytearray(2300 << 20)\ntime.sleep(6)")
+    # The rule asks for 1600 MB; with this it needs more, but less than twice that.
+    run = HeldRun(tmp_path, RULE, "ballast = bytearray(1900 << 20)\ntime.sleep(6)")
     done = must(snakemake(filled_in(run.folder), TARGET, *PROFILE, *SMOKE))
-    assert [job.memory for job in accounted(run.folder)] == ["2000M", "4000M"]
+    assert [job.memory for job in accounted(run.folder)] == ["1600M", "3200M"]
     assert [job.state == "COMPLETED" for job in accounted(run.folder)] == [False, True]
     assert "ran into its limit" not in done.stdout, "it was mended without the user"
     assert (run.folder / TARGET).exists()
@@ -158,11 +158,11 @@ def test_a_job_that_ran_out_of_memory_is_tried_again_with_twice_as_much(tmp_path
 
 @full_only
 def test_a_job_that_ran_out_of_memory_twice_is_named(tmp_path):
-    run = HeldRun(tmp_path, RULE, "ballast = bytearray(2300 << 20)\ntime.sleep(6)")
+    run = HeldRun(tmp_path, RULE, "ballast = bytearray(1900 << 20)\ntime.sleep(6)")
     done = snakemake(filled_in(run.folder), TARGET, *PROFILE, *SMOKE, "--retries", "0")
     assert done.returncode == 1
     assert limit_of(done, run.folder).startswith(
-        f"Rule {RULE} ran into its limit of memory, 2000 MB: give it more with --set-resources {RULE}:mem_mb=4000 (its log: "
+        f"Rule {RULE} ran into its limit of memory, 1600 MB: give it more with --set-resources {RULE}:mem_mb=3200 (its log: "
     )
 
 
