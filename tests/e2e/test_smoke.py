@@ -186,6 +186,7 @@ def test_jobs_read_nothing_that_they_do_not_declare(study):
             allowed |= {name, *passport["inputs"], *(data + part for part in passport["spec"].get("data", ()))}
             allowed |= {f"{claims}{paper}.csv" for paper in passport["spec"].get("claims", ())}
             allowed |= {str(Path(name).with_name(file)) for file in ("config.json", "tokenizer.json", "model.safetensors")}
+            allowed |= {str(Path(name).with_suffix(end)) for end in (".pdf", ".gif")}  # beside a picture, for its checksum
             # Made with the weights by one job, and held against their checksums with them.
             weights = [path for path in passport["inputs"] if path.startswith("cache/models/")]
             allowed |= {str(Path(path).with_name(file)) for path in weights for file in MODEL_FILES}

@@ -147,8 +147,9 @@ def resources(config):
     functions = {"config": config, "TRAINED": trained, "GPU": 0}
     exec(_resources(), functions)
     for name in config["models"]:
-        for asked in ("memory", "sentence_memory", "sentence_minutes"):
+        for asked in ("memory", "sentence_memory", "sentence_minutes", "text_memory"):
             assert 0 < functions[asked]()(SimpleNamespace(model=name), 1) < 10**13
+        assert 0 < functions["text_minutes"](20)(SimpleNamespace(model=name), 2) < 10**15
         assert 0 < functions["minutes"](300)(SimpleNamespace(model=name), 2) < 10**13
     for name in config["circuit_probing"]["arithmetic"]:
         assert 0 < functions["epochs"]()(SimpleNamespace(experiment=name), 1) < 10**9
@@ -159,7 +160,7 @@ def numbers(value, schema, where=""):
     """Yield (path, value, its part of the schema) of everything that must be a number."""
     while "$ref" in schema:
         schema = SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]]
-    if "oneOf" in schema and isinstance(value, dict):
+    if "oneOf" in schema and "properties" not in schema and isinstance(value, dict):
         schema = SCHEMA["$defs"][value["source"]]
     if schema.get("type") in ("integer", "number"):
         yield where, value, schema

@@ -241,7 +241,7 @@ def test_a_file_that_cannot_be_read_is_named(folder, monkeypatch):
         raise PermissionError(13, "Permission denied", str(folder / "config.json"))
 
     monkeypatch.setattr("shutil.copyfile", denied)
-    refused(lambda: copy_folder(folder, output(folder)), "config.json cannot be copied: Permission denied")
+    refused(lambda: copy_folder(folder, output(folder)), "config.json cannot be read or written: permission is denied")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no such thing"), ImportError("x"), OSError("y")])
