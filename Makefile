@@ -1,6 +1,6 @@
 # make all    the default study: figures/, cache/ and the scorecard     make test   every check
 # make bench  speed against the plain way                               make clean  forget what was computed
-# make test-faults  faults, bad input and SLURM at full size: hours
+# make test-faults  faults, bad input and SLURM at full size
 # TORCH=cpu   take PyTorch's CPU build from PyTorch's own index (machines on the internet without a GPU)
 PYTHON ?= python3
 TORCH ?= default

@@ -1,8 +1,8 @@
 # What jobs ask for: memory from the model's shape and the data's size, minutes from the same.
 #
-# Memory, in MB, is a floor for what a job imports and holds whatever the model, then the weights twice (once they are held, once is
-# room for what the widest layer makes), then streams. A test holds it to one to three times the measured peak, which every log ends with; on a cluster Snakemake's own
-# process stands in it too, with some 200 MB.
+# Memory, in MB, is a floor for what a job imports and holds whatever the model, then the weights twice (once they are held, once
+# is room for what the widest layer makes), then streams. A test holds it to one to three times the measured peak, which every log
+# ends with; on a cluster Snakemake's own process stands in it too, with some 200 MB. CUDA's share was never measured.
 PLAIN = 500  # tables and a tokenizer, no torch
 TORCH = 900  # torch and a model that is run: peaks of 330 to 490 MB
 FITTED = 1200  # gradients, optimisers or several models at once: 500 to 620

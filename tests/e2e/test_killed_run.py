@@ -10,7 +10,7 @@ import time
 import pytest
 
 from held_jobs import HeldRun, alive, until
-from recircuit.resume import clear, is_job, is_main, left_over, local_processes, with_cores
+from recircuit.resume import clear, is_job, is_main, left_over, local_processes, slurm_jobs, with_cores
 from workflow import SMOKE, SNAKEMAKE
 
 pytestmark = pytest.mark.slow
@@ -124,3 +124,25 @@ def test_without_words_all_is_built():
     assert with_cores(["--workflow-profile", "profiles/slurm"]) == ["--workflow-profile", "profiles/slurm"]
     assert with_cores(["--cores=2", "list"]) == ["--cores=2", "list"]
     assert with_cores(["-j8", "all"]) == ["-j8", "all"]
+
+
+def test_of_slurm_s_jobs_those_that_a_run_of_the_folder_submitted_are_its_own(tmp_path, monkeypatch):
+    run = "1f0c2a34-5b6d-4e7f-8091-a2b3c4d5e6f7"
+    rows = [
+        (7, run, tmp_path),
+        (8, f"night_{run}", tmp_path),
+        (9, "wrap", tmp_path),
+        (10, run, "/elsewhere"),
+        (11, run, tmp_path),
+    ]
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\n" + "".join(f"echo '{number}|{name}|{folder}'\n" for number, name, folder in rows))
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("SLURM_JOB_ID", "11")
+    assert slurm_jobs(tmp_path) == [], "no run here has used SLURM"
+    (tmp_path / ".snakemake" / "slurm_logs").mkdir(parents=True)
+    assert slurm_jobs(tmp_path) == ["7", "8"]
+    squeue.write_text("#!/bin/sh\necho it is down >&2\nexit 1\n")
+    with pytest.raises(SystemExit, match="squeue does not say which jobs of this folder are left: it is down"):
+        slurm_jobs(tmp_path)

@@ -25,8 +25,8 @@ import psutil
 from recircuit.command import is_dry_run, only_looks
 
 USAGE = "recircuit-resume wait|cancel [what snakemake was given]"
-# The executor names the jobs of a run after it, by a UUID.
-RUN = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# The executor names the jobs of a run after it, by a UUID, behind the prefix that a profile may give.
+RUN = re.compile("(.*_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 POLL = 10.0  # seconds between two questions to SLURM
 SLURM_LOGS = Path(".snakemake", "slurm_logs")  # as in profiles/slurm; there from the first job on
 LIVE = "PENDING,RUNNING,SUSPENDED,CONFIGURING,COMPLETING,REQUEUED,REQUEUE_HOLD,SIGNALING,STAGE_OUT"
