@@ -84,6 +84,7 @@ def _smoke_study(folder: Path) -> None:
     git(folder, "commit", "--quiet", "--message", "A copy")
     watch(folder)
     must(snakemake(folder, "--cores", "2", "all", *SMOKE))
+    witness(folder).unlink()  # what tests do with the finished study is not noted
 
 
 # Python runs this in every job of the smoke study, and it notes which files of the project the job opens.
@@ -110,12 +111,17 @@ def reads_of(study: Path) -> Path:
     return study.with_suffix(".reads")
 
 
+def witness(folder: Path) -> Path:
+    """Return the file that every Python of a folder's jobs runs when it starts, where there is one."""
+    return folder / "workflow_scripts" / "sitecustomize.py"
+
+
 def watch(folder: Path) -> None:
     """Let all jobs of a folder note what they read; git does not see it."""
     text = WITNESS.format(root=str(folder.resolve()), record=str(reads_of(folder)))
-    (folder / "workflow_scripts" / "sitecustomize.py").write_text(text, encoding="utf-8")
+    witness(folder).write_text(text, encoding="utf-8")
     with (folder / ".git" / "info" / "exclude").open("a", encoding="utf-8") as file:
-        file.write("sitecustomize.py\n")
+        file.write(f"{witness(folder).name}\n")
 
 
 @pytest.fixture(scope="session")
