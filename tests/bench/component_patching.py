@@ -5,8 +5,9 @@ logits of all tokens. The prompts have the toy reviews' shape: 19 tokens that di
 Activations are patched in two layers whose mean is that of all, paths from all; both ways take turns, so that a busy machine is
 busy for both.
 
-A head's patch reaches every later layer at thirteen positions, and what ours does there is the model's own arithmetic: counted
-in multiplications 4.7 times less than a whole run with all logits. More is not to be had by leaving nothing out.
+A head's patch at all positions reaches every later layer at thirteen of them, and what ours does there is the model's own
+arithmetic: counted in multiplications 4.7 times less than a whole run with all logits. More is not to be had by leaving
+nothing out. A patch at one position is behind it alone.
 """
 
 import tempfile
@@ -20,7 +21,7 @@ import oracle
 from bench.directions import line
 from bench.timing import cpu
 from recircuit.core.families import load
-from recircuit.methods.component_patching import COMPONENTS, SITES, patch_heads, patch_positions
+from recircuit.methods.component_patching import CELL, COMPONENTS, SITES, patch_cells, patch_heads, patch_positions
 from recircuit.methods.direction_hooks import PromptPairs
 from recircuit.methods.head_paths import Wanted, final_paths, value_paths
 
@@ -83,13 +84,14 @@ class Plain:
         first = max(0, "qkv".find(component)) * self.theirs.config.n_embd
         return slice(first + head * self.head, first + (head + 1) * self.head)
 
-    def patch_head(self, layer: int, component: str, head: int) -> torch.Tensor:
-        """Return logit differences with a head's component from the clean run."""
+    def patch_head(self, layer: int, component: str, head: int, at: int | None = None) -> torch.Tensor:
+        """Return logit differences with a head's component, at all positions or one, from the clean run."""
         name, where = "z" if component == "z" else "qkv", self.columns(component, head)
+        at = slice(None) if at is None else at
 
         def change(x):
             x = x.clone()
-            x[..., where] = self.clean[layer, name][..., where]
+            x[:, at, where] = self.clean[layer, name][:, at, where]
             return x
 
         return self.run(self.pairs.corrupted, [(*self.places(layer)[name], change)])
@@ -157,6 +159,10 @@ def bench_component_patching(n: int = 16) -> None:
         done = patch_positions(model, pairs, CHUNK, layers=LAYERS).patched
         return lambda layer, site, at: done[site][LAYERS.index(layer), at], len(LAYERS) * LENGTH * len(SITES)
 
+    def every_cell():
+        done = patch_cells(model, pairs, CHUNK, layers=LAYERS).patched[CELL]
+        return lambda layer, name, head, at: done[LAYERS.index(layer), head, at], len(LAYERS) * heads * LENGTH
+
     def to_the_end():
         done = final_paths(model, pairs, CHUNK).patched["final"]
         return lambda layer, head, receivers: done[layer, head], 12 * heads
@@ -169,6 +175,8 @@ def bench_component_patching(n: int = 16) -> None:
     compare("heads' z, q, k, v, patterns", plain.patch_head, every_head, cells, 12 * heads * len(COMPONENTS), "goal 4.7")
     cells = [(layer, site, at) for layer in LAYERS for site in SITES for at in range(WORDS[0], LENGTH)]
     compare("positions", plain.patch_position, every_position, cells, 12 * LENGTH * len(SITES), "goal 8")
+    cells = [(layer, "z", head, at) for layer in LAYERS for head in range(heads) for at in range(WORDS[0], LENGTH)]
+    compare("heads at positions", plain.patch_head, every_cell, cells, 12 * heads * LENGTH, "goal 8")
     cells = [(layer, head, ()) for layer in range(12) for head in range(heads)]
     compare("paths to the final stream", plain.path, to_the_end, cells, 12 * heads, "goal 40")
     cells = [(layer, head, RECEIVERS) for layer in range(10) for head in range(heads)]

@@ -8,7 +8,7 @@ import torch
 
 import oracle
 from recircuit.core.families import load
-from recircuit.methods.component_patching import COMPONENTS, SITES, patch_heads, patch_positions
+from recircuit.methods.component_patching import CELL, COMPONENTS, SITES, patch_cells, patch_heads, patch_positions
 from recircuit.methods.direct_attribution import answer_vectors, attribution, head_outputs, scaled
 from recircuit.methods.direction_hooks import PromptPairs
 from recircuit.methods.end_paths import plain_run
@@ -49,12 +49,13 @@ def name_of(layer, component):
 
 
 def put(value, head=None, position=None):
-    """Return a hook that puts a head's or a position's part of a cached activation in."""
+    """Return a hook that puts a head's or a position's part, or a head's at a position, of a cached activation in."""
 
     def hook(activation, hook):
         activation = activation.clone()
         where = (slice(None),) * (1 if hook.name.endswith("pattern") else 2)
         where = (*where, head) if head is not None else (slice(None), position)
+        where = where if None in (head, position) else (slice(None), position, head)
         activation[where] = value[where]
         return activation
 
@@ -107,9 +108,33 @@ def test_positions_are_patched_as_by_hooks(case, site):
             assert (found[layer, position] - expected).abs().max() < judge.close
 
 
+def test_heads_at_positions_are_patched_as_by_hooks(case):
+    model, judge = case
+    done = patch_cells(model, judge.pairs, 64)
+    found, moved = done.patched[CELL], 0.0
+    assert found.shape == (LAYERS, HEADS, LENGTH, N)
+    for layer in range(LAYERS):
+        name = name_of(layer, "z")
+        for head in range(HEADS):
+            for position in (0, *range(START, LENGTH)):
+                hook = put(judge.clean[name], head, position)
+                expected = judge.differences(judge.pairs.corrupted, [(name, hook)])
+                assert (found[layer, head, position] - expected).abs().max() < judge.close
+                moved = max(moved, float((expected - done.corrupted).abs().max()))
+    assert moved > 1e-3
+
+
+def test_some_layers_are_patched_as_among_all(case):
+    model, judge = case
+    some = (0, LAYERS - 1)
+    for work in (patch_heads, patch_positions, patch_cells):
+        every, few = work(model, judge.pairs, 64).patched, work(model, judge.pairs, 64, layers=some).patched
+        assert every and all((few[name] - values[list(some)]).abs().max() < 1e-12 for name, values in every.items())
+
+
 def test_chunks_change_nothing(case):
     model, judge = case
-    for work in (patch_heads, patch_positions):
+    for work in (patch_heads, patch_positions, patch_cells):
         whole, parts = (work(model, judge.pairs, chunk) for chunk in (64, 4))
         for name, values in whole.patched.items():
             assert (values - parts.patched[name]).abs().max() < 1e-12

@@ -65,6 +65,10 @@ def test_activations_are_percentages_of_hooked_runs(case, patched, tmp_path):
         z[:, :, 2] = clean["z"][1][:, :, 2] if layer == 1 else z[:, :, 2]
         return z
 
+    def cell(layer, z):
+        z[:, 4, 2] = clean["z"][1][:, 4, 2] if layer == 1 else z[:, 4, 2]
+        return z
+
     def place(name):
         def change(layer, x):
             if layer == 1:
@@ -76,6 +80,7 @@ def test_activations_are_percentages_of_hooked_runs(case, patched, tmp_path):
     table = kept(patched, "se_act_patching", tmp_path)
     changes = {
         "component == 'z' and head == 2": {"z": head},
+        "component == 'z_position' and head == 2 and position == 4": {"z": cell},
         "component == 'attn_out' and position == 4": {"attention": place("attn_out")},
         "component == 'mlp_out' and position == 4": {"mlp": place("mlp_out")},
         "component == 'resid_pre' and position == 4": {"entering": place("stream")},
@@ -91,9 +96,11 @@ def test_activations_are_percentages_of_hooked_runs(case, patched, tmp_path):
 def test_every_cell_is_there_once_and_says_its_token(case, patched):
     movie = patched[patched["dataset"] == "movie"]
     counts = movie.groupby("component").size().to_dict()
-    assert counts == dict.fromkeys(("z", "q", "k", "v", "pattern"), LAYERS * HEADS) | dict.fromkeys(
+    cells = {"z_position": LAYERS * HEADS * LENGTH}
+    assert counts == cells | dict.fromkeys(("z", "q", "k", "v", "pattern"), LAYERS * HEADS) | dict.fromkeys(
         ("resid_pre", "attn_out", "mlp_out"), LAYERS * LENGTH
     )
+    assert "z_position" not in set(patched.loc[patched["dataset"] != "movie", "component"])
     first = movie[(movie["component"] == "resid_pre") & (movie["layer"] == 0)].set_index("position")
     assert first.loc[ADJ, "token"] == "ADJ" and first.loc[PLACES["VRB"], "token"] == "VRB"
     word = TOKENIZER.decode([int(case[2].tokens[0, 1])])[0]
@@ -317,6 +324,19 @@ def test_positions_are_labelled_by_their_tokens(tables):
     rows = tables["se_act_patching"].query("dataset == 'movie' and component == 'mlp_out' and layer == 1 and position == 4")
     axes = next(axes for axes in figure.axes if axes.get_title() == "MLP output")
     assert image_of(axes)[1, 4] == pytest.approx(rows["value"].iloc[0])
+
+
+def test_heads_at_positions_are_the_most_moving_ones(tables, monkeypatch):
+    monkeypatch.setattr(circuit_patching, "SHOWN", 3)
+    figure = circuit_patching.circuit_item("x36-heads-by-position", tables, "title")
+    rows = tables["se_act_patching"].query("dataset == 'movie' and component == 'z_position'")
+    largest = rows.groupby(["layer", "head"])["value"].agg(lambda values: values.abs().max()).nlargest(3).index
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == [f"{layer}.{head}" for layer, head in sorted(largest)]
+    first = rows.set_index(["layer", "head", "position"])["value"].sort_index()
+    expected = first.loc[sorted(largest)[0]]
+    assert image_of(figure.axes[0])[0] == pytest.approx(expected.to_numpy(float))
+    assert figure.axes[0].get_xticklabels()[ADJ].get_text() == f"ADJ {ADJ}"
 
 
 def test_bars_are_the_most_negative_paths(tables, monkeypatch):

@@ -1,14 +1,14 @@
 """Activation patching of every head and of every position: one clean component at a time in the corrupted run (sentiment, 3.5).
 
-A head's z, q, k, v or pattern is patched at all positions; the stream entering a layer, or what its attention or its MLP
-writes, at one. Only its own share of the stream changes, so that a patch is an addition to the cached corrupted run: it starts
-behind the patched component and at the first position that changes (keys and values of those before are the corrupted run's),
-many patches share a batch, and of the last layer only END is run, and of the logits only the answers'.
+A head's z, q, k, v or pattern is patched at all positions, its z also at one alone; the stream entering a layer, or what its
+attention or its MLP writes, at one. Only its own share of the stream changes, so that a patch is an addition to the cached
+corrupted run: it starts behind the patched component and at the first position that changes (keys and values of those before
+are the corrupted run's), many patches share a batch, and of the last layer only END is run, of the logits only the answers'.
 
 The prompts have one length, and END is one position.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -24,12 +24,14 @@ from recircuit.runs.forward import Cache, run_with_cache
 
 COMPONENTS = ("z", "q", "k", "v", "pattern")
 SITES = ("resid_pre", "attn_out", "mlp_out")
+CELL = "z_position"  # the z of one head at one position
 
 
 class Patched(NamedTuple):
     """Logit differences of clean and corrupted runs [n], and by component those of the patched ones.
 
-    ``patched`` holds [L H n] for components of heads, [L T n] for positions; L layers, of all or of some.
+    ``patched`` holds [L H n] for components of heads, [L T n] for positions, [L H T n] for heads at positions; L layers, of all
+    or of some.
     """
 
     clean: Tensor
@@ -93,10 +95,19 @@ def patch_positions(
 ) -> Patched:
     """Patch the stream entering each layer, and what its attention and MLP write, at each position; the rest as above."""
     layers = range(model.spec.n_layers) if layers is None else layers
-    work = partial(_positions_chunk, model, pairs, {(site, layer) for site in sites for layer in layers}, run)
+    work = partial(_positions_chunk, model, pairs, {(site, layer): 1 for site in sites for layer in layers}, run)
     done = joined(in_chunks(work, len(pairs), max(1, chunk // len(sites))))
-    every = {site: torch.stack([done.patched[site, layer] for layer in layers]) for site in sites}
+    every = {site: torch.cat([done.patched[site, layer] for layer in layers]) for site in sites}
     return done._replace(patched=every)
+
+
+@torch.inference_mode()
+def patch_cells(model: Model, pairs: PromptPairs, chunk: int, layers: Sequence[int] | None = None) -> Patched:
+    """Patch the z of each head of some layers (by default of all) at each position alone."""
+    layers = range(model.spec.n_layers) if layers is None else layers
+    work = partial(_positions_chunk, model, pairs, {(CELL, layer): model.spec.n_heads for layer in layers}, run_both)
+    done = joined(in_chunks(work, len(pairs), max(1, chunk // model.spec.n_heads)))
+    return done._replace(patched={CELL: torch.stack([done.patched[CELL, layer] for layer in layers])})
 
 
 def joined(parts: Iterator[tuple[slice, Patched]]) -> Patched:
@@ -186,33 +197,48 @@ def cut(past: Past, start: int) -> Past:
 Cell = tuple[str, int]  # a site and its layer
 
 
-def _positions_chunk(model: Model, pairs: PromptPairs, cells: Collection[Cell], run: Runner, rows: slice) -> Patched:
+def _positions_chunk(model: Model, pairs: PromptPairs, cells: Mapping[Cell, int], run: Runner, rows: slice) -> Patched:
+    """Patch cells at each position; ``cells`` says how many patches each is, and they are found as [k T n]."""
     both = run(model, pairs.rows(rows))
     clean, corrupted = both.differences(model)
     layers, length = model.spec.n_layers, pairs.clean.shape[1]
     # Where the prompts are alike, and behind END, a patch changes nothing.
-    found = {cell: corrupted.repeat(length, 1) for cell in cells}
+    found = {cell: corrupted.repeat(k, length, 1) for cell, k in cells.items()}
     past = Past.of(model, both.corrupted.x, both.stop, range(layers))
     for position in range(both.start, both.stop):
         before = cut(past, position)
         # What the last layer writes is read at END alone.
         for layer in range(layers + (position == both.stop - 1)):
-            entering = {cell: x for cell, x in _entering(model, both, layer, position) if cell in cells}
+            entering = dict(_entering(model, both, layer, position, cells))
             if entering:
                 rest = both.corrupted.x[layer][:, position + 1 : both.stop]
-                x = torch.stack([torch.cat([row[:, None], rest], 1) for row in entering.values()])
-                for cell, values in zip(entering, finished(model, x, layer, before, both.vectors), strict=True):
-                    found[cell][position] = values
+                first = torch.cat(list(entering.values()))[:, :, None]
+                x = torch.cat([first, rest.expand(len(first), -1, -1, -1)], 2)
+                done = finished(model, x, layer, before, both.vectors).split([len(part) for part in entering.values()])
+                for cell, values in zip(entering, done, strict=True):
+                    found[cell][:, position] = values
     return Patched(clean, corrupted, found)
 
 
-def _entering(model: Model, both: Pair, layer: int, position: int) -> Iterator[tuple[Cell, Tensor]]:
-    """Yield (cell, stream [n d]) for every patch at a position that first changes the stream entering a layer."""
+def _entering(
+    model: Model, both: Pair, layer: int, position: int, wanted: Collection[Cell]
+) -> Iterator[tuple[Cell, Float[Tensor, "k n d"]]]:
+    """Yield the wanted cells whose patch at a position first changes the stream entering a layer, and what it is there."""
     clean, corrupted, below = both.clean, both.corrupted, layer - 1
-    if layer < model.spec.n_layers:
-        yield ("resid_pre", layer), clean.x[layer][:, position]
-    if layer:
-        x = corrupted.x[below][:, position]
-        mid = x + (clean.mid[below] - clean.x[below])[:, position]
-        yield ("attn_out", below), mid + mlp(model, below, mlp_input(model, x, mid))
-        yield ("mlp_out", below), (corrupted.mid[below] + clean.mlp[below])[:, position]
+    if ("resid_pre", layer) in wanted:
+        yield ("resid_pre", layer), clean.x[layer][None, :, position]
+    if not layer:
+        return
+    x, mid = (part[below][None, :, position] for part in (corrupted.x, corrupted.mid))
+
+    def behind(mid: Tensor) -> Tensor:
+        return mid + mlp(model, below, mlp_input(model, x, mid))
+
+    if ("attn_out", below) in wanted:
+        yield ("attn_out", below), behind(x + (clean.mid[below] - clean.x[below])[:, position])
+    if (CELL, below) in wanted:
+        change = (clean.z[below] - corrupted.z[below])[:, position].transpose(0, 1)[:, :, None]
+        heads = torch.arange(len(change), device=change.device)
+        yield (CELL, below), behind(mid + head_writes(model, below, change, heads)[:, :, 0])
+    if ("mlp_out", below) in wanted:
+        yield ("mlp_out", below), mid + clean.mlp[below][:, position]

@@ -17,13 +17,14 @@ from recircuit.core.tokenizer import Tokenizer
 from recircuit.experiments.sentiment.roles import DATASETS, Head, pattern_heads, scatter_heads
 from recircuit.experiments.sentiment.setting import Log, Setting, Toy
 from recircuit.methods.attention import pattern_stats
-from recircuit.methods.component_patching import Patched, patch_heads, patch_positions
+from recircuit.methods.component_patching import Patched, patch_cells, patch_heads, patch_positions
 from recircuit.methods.direct_attribution import Attribution, answer_vectors, attribution, head_outputs, scaled
 from recircuit.methods.direction_hooks import denoising, readout
 from recircuit.methods.end_paths import pattern_row, plain_run
 from recircuit.runs.budget import in_chunks
 from recircuit.tasks.sequence_probes import token_texts
 
+BY_CELL = ("movie",)  # data sets whose heads are patched at each position too: a hundred thousand patches in a large model
 WORDS = ("ADJ", "ADJ1")  # the first word of sentiment, by the name that a data set gives it
 
 
@@ -54,25 +55,31 @@ def activation_table(setting: Setting, tokenizer: Tokenizer, draws: int, seed: i
     found = []
     for name, toy in datasets(setting).items():
         labels = np.array(token_labels(tokenizer, toy), dtype=object)
-        for work, column in ((patch_heads, "head"), (patch_positions, "position")):
+        for work, columns in WORKS.items():
+            if work is patch_cells and name not in BY_CELL:
+                continue
             done = work(setting.model, toy.pairs, setting.chunk)
-            rows = pd.concat(_activation_rows(done, column, draws, seed)).assign(
+            rows = pd.concat(_activation_rows(done, columns, draws, seed)).assign(
                 dataset=name, convention="denoising", n=len(toy)
             )
-            found.append(rows.assign(token=labels[rows["position"]] if column == "position" else None))
+            found.append(rows.assign(token=labels[rows["position"]] if "position" in columns else None))
+            if work is patch_heads:
+                log(f"{name}: largest effects of z {_largest(rows)}")
         log(f"{name}: {len(toy)} prompts, logit difference {done.clean.mean():.4f}, corrupted {done.corrupted.mean():.4f}")
-        log(f"{name}: largest effects of z {_largest(found[-2])}")
     return pd.concat(found, ignore_index=True).astype({"head": "Int16", "position": "Int16"})
 
 
-def _activation_rows(done: Patched, column: str, draws: int, seed: int) -> Iterator[pd.DataFrame]:
+WORKS = {patch_heads: ("head",), patch_positions: ("position",), patch_cells: ("head", "position")}
+
+
+def _activation_rows(done: Patched, columns: Sequence[str], draws: int, seed: int) -> Iterator[pd.DataFrame]:
     for component, patched in done.patched.items():
-        layers, others = (index.flatten() for index in np.indices(patched.shape[:2]))
-        flat, rng = patched.flatten(0, 1), stream(seed, "sentiment", "circuit", "activations")
+        layers, *others = (index.flatten() for index in np.indices(patched.shape[:-1]))
+        flat, rng = patched.flatten(0, -2), stream(seed, "sentiment", "circuit", "activations")
         lo, hi = interval(flat - done.corrupted, done.clean - done.corrupted, draws, rng)
         values = {"value": denoising(flat, done.clean, done.corrupted), "ld_patched": flat.double().mean(-1)}
         values = {key: value.cpu().numpy() for key, value in values.items()} | {"ci_lo": lo, "ci_hi": hi}
-        place = {"head": None, "position": None, column: others}
+        place = {"head": None, "position": None} | dict(zip(columns, others, strict=True))
         yield pd.DataFrame({"component": component, "layer": layers, **place, **values})
 
 

@@ -13,6 +13,7 @@ from recircuit.figures.attention_maps import shown_token
 from recircuit.figures.sentiment.circuit_maps import head_matrix, position_matrix, signed_panel
 from recircuit.figures.sentiment.look import NEGATIVE, POSITIVE
 from recircuit.figures.style import number, plt
+from recircuit.methods.component_patching import CELL
 
 COMPONENTS = {"z": "output z", "q": "query", "k": "key", "v": "value", "pattern": "attention pattern"}
 SITES = {"resid_pre": "stream entering the layer", "attn_out": "attention output", "mlp_out": "MLP output"}
@@ -40,6 +41,7 @@ ITEMS = {
     "x32-notebook-positions": ("positions", "circuit"),
     "x33-notebook-paths": ("final", "circuit"),
     "x34-data-sets": ("sets", ""),
+    "x36-heads-by-position": ("cells", "movie"),
 }
 
 
@@ -53,6 +55,8 @@ def circuit_item(file: str, tables: Mapping[str, pd.DataFrame], title: str) -> F
     heading = f"{title}\n{NAMES[dataset]}, n = {int(paths['n'].iloc[0])} prompts"
     if kind == "positions":
         return position_maps(patched, heading)
+    if kind == "cells":
+        return cell_map(patched[patched["component"] == CELL], heading)
     framed = heads_of(circuit, dataset=dataset)
     if kind == "heads":
         return head_maps(patched, framed, heading)
@@ -120,6 +124,25 @@ def position_maps(patched: pd.DataFrame, title: str) -> Figure:
         axes.set_xticks(range(len(names)), list(matrix.columns), fontsize=7, rotation=90)  # every one of them
     figure.suptitle(title)
     return figure
+
+
+def cell_map(rows: pd.DataFrame, title: str) -> Figure:
+    """Draw the heads whose output at one position matters most: what the clean one restores in the corrupted run."""
+    names = token_names(rows, "position", "token")
+    chosen = most_moving(rows, ("layer", "head"), "position").rename(columns=names)
+    figure, axes = plt.subplots(figsize=(0.36 * len(names) + 3.6, 5.2))
+    signed_panel(figure, axes, chosen, "output z at one position", DENOISING, ("head", ""), turned=True)
+    figure.suptitle(title)
+    return figure
+
+
+def most_moving(rows: pd.DataFrame, head: tuple[str, str], position: str) -> pd.DataFrame:
+    """Return a map of the ``SHOWN`` heads, in their order in the model, with the largest effects at any position."""
+    layer, index = head
+    named = rows.assign(name=[f"{l}.{h}" for l, h in zip(rows[layer], rows[index], strict=True)])
+    matrix = named.pivot(index="name", columns=position, values="value")
+    order = matrix.abs().max(axis=1).sort_values(ascending=False, kind="stable").index[:SHOWN]
+    return matrix.loc[sorted(order, key=lambda name: tuple(map(int, name.split("."))))]
 
 
 # ---- paths ----------------------------------------------------------------------------------------------------------
@@ -210,10 +233,7 @@ def position_paths(paths: pd.DataFrame, title: str) -> Figure:
     figure, grid = plt.subplots(1, len(sets), figsize=(0.36 * len(names) * len(sets) + 3.6, 5.2), squeeze=False)
     for axes, receivers in zip(grid[0], sets, strict=True):
         own = rows[(rows["receivers"] == receivers) & (rows["sender_layer"] < highest(receivers))]
-        own = own.assign(sender=[f"{l}.{h}" for l, h in zip(own["sender_layer"], own["sender_head"], strict=True)])
-        matrix = 100 * own.pivot(index="sender", columns="sender_position", values="value")
-        order = matrix.abs().max(axis=1).sort_values(ascending=False, kind="stable").index[:SHOWN]
-        chosen = matrix.loc[sorted(order, key=lambda name: tuple(map(int, name.split("."))))].rename(columns=names)
+        chosen = 100 * most_moving(own, ("sender_layer", "sender_head"), "sender_position").rename(columns=names)
         heard = receivers.removeprefix("v: ")
         limit = scale_of(chosen)
         signed_panel(figure, axes, chosen, f"to values of {heard}", NOISING, ("sender", ""), limit=limit, turned=True)
