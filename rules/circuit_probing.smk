@@ -34,6 +34,7 @@ rule cp_train_arithmetic:
         "cache/logs/cp_train_arithmetic/{experiment}.log",
     benchmark:
         "cache/benchmarks/cp_train_arithmetic/{experiment}.jsonl"
+    priority: 1  # and these start the next longest chains
     conda:
         ENVIRONMENT
     threads: 1

@@ -11,6 +11,7 @@ rule train_model:
         "cache/benchmarks/train_model/{model}.jsonl"
     wildcard_constraints:
         model=either(TRAINED),
+    priority: 2  # most of a study waits for its models
     conda:
         ENVIRONMENT
     threads: 1

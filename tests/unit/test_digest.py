@@ -38,7 +38,7 @@ def tree(tmp_path):
 
 def digest(root):
     """Return the script's digest as a new process would: nothing remembered."""
-    for function in (code_digest, modules, data_digest, digest_module._tree, digest_module._dump, digest_module._imported):
+    for function in (code_digest, modules, data_digest, digest_module._module, digest_module._files, digest_module._imported):
         function.cache_clear()
     return code_digest(root / SCRIPT, root)
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import yaml
+
 from recircuit.core.errors import refusal
 
 OLD = 3600.0  # seconds without a change, after which a file in the making is nobody's
@@ -96,6 +98,12 @@ def _unrepeated(pairs: list[tuple[str, object]]) -> dict:
 def file_or_folder(paths: Iterable[str | Path]) -> Path:
     """Return the file that is there alone, or of several files the folder that holds them all."""
     return Path(os.path.commonpath([str(path) for path in paths]))
+
+
+def read_yaml(path: str | Path):
+    """Return the plain values of a YAML file, by libyaml's parser where there is one: it is ten times as fast."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(Path(path).read_bytes(), Loader=loader)
 
 
 def sha256(path: str | Path) -> str:

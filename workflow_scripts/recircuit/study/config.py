@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-import yaml
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
 from recircuit.core.errors import UserError, nearest
+from recircuit.core.files import read_yaml
 
 PAPERS = ("sequence_continuation", "greater_than", "circuit_probing", "sentiment")
 MODEL_LISTS = ("models", "llama_models")  # keys of a paper that name models
@@ -26,7 +26,7 @@ LARGEST = 2**512  # of whole numbers: much longer ones are no float and have no 
 def _validator() -> Draft202012Validator:
     # To JSON 4.0 is an integer; to Python it is none, and no job could count to it.
     types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    schema = yaml.safe_load(Path(__file__).with_name("config.schema.yaml").read_text(encoding="utf-8"))
+    schema = read_yaml(Path(__file__).with_name("config.schema.yaml"))
     return extend(Draft202012Validator, type_checker=types)(schema)
 
 

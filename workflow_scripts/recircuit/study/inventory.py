@@ -9,7 +9,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
-import yaml
+from recircuit.core.files import read_yaml
 
 VARIANTS = ("published", "fixed")
 SEQ_TASKS = ("numerals", "numwords", "months")
@@ -138,10 +138,9 @@ class Item:
 @cache
 def items() -> tuple[Item, ...]:
     """Return the inventory in the order of its file."""
-    text = Path(__file__).with_name("inventory.yaml").read_text(encoding="utf-8")
     return tuple(
         Item(paper, **{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
-        for paper, entries in yaml.safe_load(text).items()
+        for paper, entries in read_yaml(Path(__file__).with_name("inventory.yaml")).items()
         for entry in entries
     )
 

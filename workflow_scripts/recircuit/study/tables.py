@@ -11,10 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from recircuit.core.errors import UserError, nearest
-from recircuit.core.files import atomic
+from recircuit.core.files import atomic, read_yaml
 
 _TYPES = {
     "str": pa.string(), "bool": pa.bool_(), "i8": pa.int8(), "i16": pa.int16(), "i32": pa.int32(), "i64": pa.int64(),
@@ -26,7 +25,7 @@ _TYPES = {
 @cache
 def schemas() -> dict[str, str]:
     """Return the schema of every table, as text."""
-    return yaml.safe_load(Path(__file__).with_name("schemas.yaml").read_text(encoding="utf-8"))
+    return read_yaml(Path(__file__).with_name("schemas.yaml"))
 
 
 @cache

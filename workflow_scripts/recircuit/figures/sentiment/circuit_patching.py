@@ -13,7 +13,6 @@ from recircuit.figures.attention_maps import shown_token
 from recircuit.figures.sentiment.circuit_maps import head_matrix, position_matrix, signed_panel
 from recircuit.figures.sentiment.look import NEGATIVE, POSITIVE
 from recircuit.figures.style import number, plt
-from recircuit.methods.component_patching import CELL
 
 COMPONENTS = {"z": "output z", "q": "query", "k": "key", "v": "value", "pattern": "attention pattern"}
 SITES = {"resid_pre": "stream entering the layer", "attn_out": "attention output", "mlp_out": "MLP output"}
@@ -56,7 +55,7 @@ def circuit_item(file: str, tables: Mapping[str, pd.DataFrame], title: str) -> F
     if kind == "positions":
         return position_maps(patched, heading)
     if kind == "cells":
-        return cell_map(patched[patched["component"] == CELL], heading)
+        return cell_map(patched[patched["component"] == "z_position"], heading)
     framed = heads_of(circuit, dataset=dataset)
     if kind == "heads":
         return head_maps(patched, framed, heading)
