@@ -13,7 +13,7 @@ all: $(STAMP)
 	. $(BIN)/activate && snakemake --cores $(CORES) --resources gpu=1 all
 
 test: lint
-	. $(BIN)/activate && OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests
+	. $(BIN)/activate && OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile tests
 
 # Only the folders that are there; one process, since full disks and kills disturb their neighbours.
 test-faults: $(STAMP)

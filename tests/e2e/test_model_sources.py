@@ -32,9 +32,12 @@ def overlay(copy, **model):
     return write_yaml(copy / "other.yaml", {"models": {"other": shape | model}, "sequence_continuation": {"models": ["other"]}})
 
 
-def baseline(copy, **variables):
-    """Build the baseline of the model ``other``."""
-    target = "cache/sequence_continuation/baseline/other/baseline.parquet"
+BASELINE = "cache/sequence_continuation/baseline/other/baseline.parquet"
+WEIGHTS = "cache/models/other/model.safetensors"
+
+
+def baseline(copy, target=BASELINE, **variables):
+    """Build the baseline of the model ``other``, or another file."""
     return snakemake(copy, "--cores", "1", target, "--configfile", "configs/smoke.yaml", "other.yaml", **variables)
 
 
@@ -81,7 +84,7 @@ def test_a_model_of_the_hub_in_shards_becomes_one_file(copy):
     names = in_shards(source, copy / "shards")
     hub_model(copy, files=dict.fromkeys(("config.json", INDEX, "tokenizer.json")))
     with running({name: (copy / "shards" / name).read_bytes() for name in names}) as server:
-        must(baseline(copy, HF_ENDPOINT=server.url))
+        must(baseline(copy, WEIGHTS, HF_ENDPOINT=server.url))
     assert all((source / name).read_bytes() == (target / name).read_bytes() for name in FILES)
     assert not [path.name for path in target.iterdir() if "-of-" in path.name or path.name == INDEX]
     assert set(json.loads((copy / "configs/hub.lock.json").read_text())[f"{REPO}@{REVISION}"]) == set(names)
@@ -90,7 +93,7 @@ def test_a_model_of_the_hub_in_shards_becomes_one_file(copy):
 def test_a_local_folder_in_shards_is_used(copy):
     in_shards(copy / "cache/models/speck", copy / "shards")
     overlay(copy, source="local", path=str(copy / "shards"))
-    must(baseline(copy))
+    must(baseline(copy, WEIGHTS))
     merged, whole = (copy / f"cache/models/{name}/model.safetensors" for name in ("other", "speck"))
     assert merged.read_bytes() == whole.read_bytes()
 
@@ -100,7 +103,7 @@ def test_a_recorded_digest_is_demanded_ever_after(copy):
     lock = {f"{REPO}@{REVISION}": {"model.safetensors": "0" * 64}}
     (copy / "configs/hub.lock.json").write_text(json.dumps(lock))
     with hub(copy / "cache/models/speck") as server:
-        done = baseline(copy, HF_ENDPOINT=server.url)
+        done = baseline(copy, WEIGHTS, HF_ENDPOINT=server.url)
     assert done.returncode != 0
     assert "model.safetensors" in done.stderr
     assert "0" * 64 in done.stderr
@@ -110,7 +113,7 @@ def test_a_recorded_digest_is_demanded_ever_after(copy):
 
 def test_no_hub_is_one_sentence(copy):
     hub_model(copy)
-    done = baseline(copy, HF_ENDPOINT="http://127.0.0.1:9")
+    done = baseline(copy, WEIGHTS, HF_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode != 0
     assert "cannot be reached" in done.stderr
     assert "Traceback" not in done.stderr

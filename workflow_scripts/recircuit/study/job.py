@@ -3,6 +3,7 @@
 A script defines ``main(job)`` and ends in ``run(main, snakemake)``. No torch here: jobs that draw do not pay for it.
 """
 
+import gc
 import os
 import resource
 import socket
@@ -77,6 +78,8 @@ def run(main: Callable[[Job], None], snakemake) -> None:
 
     Anything else ends it with a traceback.
     """
+    gc.freeze()  # never look through the imported modules again
+    gc.set_threshold(700)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for stream in (sys.stdout, sys.stderr):  # a locale without UTF-8 shows the letters that it lacks by their numbers
         stream.reconfigure(errors="backslashreplace")
