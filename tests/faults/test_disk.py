@@ -31,7 +31,7 @@ def test_a_full_disk_under_the_figures_names_the_picture(copy):
         (copy / DRAWN).unlink()
         (copy / pdf).unlink()
         filler = fill(copy / "figures")
-        assert sentences(make(copy, targets=(DRAWN,))) == {FULL_DISK.format(pdf)}
+        assert sentences(make(copy, targets=(DRAWN,))) == {FULL_DISK.format(DRAWN)}
         assert check_whole(copy) and not (copy / DRAWN).exists()
         filler.unlink()
         must(make(copy, targets=(DRAWN,)))
