@@ -24,7 +24,8 @@ from recircuit.methods.end_paths import pattern_row, plain_run
 from recircuit.runs.budget import in_chunks
 from recircuit.tasks.sequence_probes import token_texts
 
-BY_CELL = ("movie",)  # data sets whose heads are patched at each position too: a hundred thousand patches in a large model
+WORKS = {patch_heads: ("head",), patch_positions: ("position",), patch_cells: ("head", "position")}  # by what they differ
+BY_CELL = ("movie",)  # data sets whose heads are patched at each position too: twenty thousand patches in a large model
 WORDS = ("ADJ", "ADJ1")  # the first word of sentiment, by the name that a data set gives it
 
 
@@ -67,9 +68,6 @@ def activation_table(setting: Setting, tokenizer: Tokenizer, draws: int, seed: i
                 log(f"{name}: largest effects of z {_largest(rows)}")
         log(f"{name}: {len(toy)} prompts, logit difference {done.clean.mean():.4f}, corrupted {done.corrupted.mean():.4f}")
     return pd.concat(found, ignore_index=True).astype({"head": "Int16", "position": "Int16"})
-
-
-WORKS = {patch_heads: ("head",), patch_positions: ("position",), patch_cells: ("head", "position")}
 
 
 def _activation_rows(done: Patched, columns: Sequence[str], draws: int, seed: int) -> Iterator[pd.DataFrame]:
