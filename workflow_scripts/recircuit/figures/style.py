@@ -45,11 +45,21 @@ def title(item: Mapping[str, str], model: str) -> str:
 def save(figure: Figure, output, passport: Mapping) -> None:
     """Write a figure as ``output.png`` and ``output.pdf``, each with its passport among its metadata."""
     text = json.dumps(passport, sort_keys=True)
+    lay_out(figure)
     for path, metadata in (
         (output.png, {"recircuit": text, "Software": None}),
         (output.pdf, {"Keywords": text, "CreationDate": None, "Creator": "recircuit", "Producer": None}),
     ):
         with atomic(str(path)) as part:
             figure.savefig(part, format=str(path).rpartition(".")[2], metadata=metadata)
-        figure.set_layout_engine("none")  # the second file has the first one's layout: to find it is a third of the work
     plt.close(figure)
+
+
+def lay_out(figure: Figure) -> None:
+    """Find where everything goes, once for both files; beside colour bars that takes two passes."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        figure.set_dpi(plt.rcParams["savefig.dpi"])  # letters are as wide as they will be
+        for _ in range(2):
+            engine.execute(figure)
+        figure.set_layout_engine("none")
