@@ -21,7 +21,14 @@ import oracle
 from bench.directions import line
 from bench.timing import cpu
 from recircuit.core.families import load
-from recircuit.methods.component_patching import CELL, COMPONENTS, SITES, patch_cells, patch_heads, patch_positions
+from recircuit.methods.component_patching import (
+    COMPONENTS,
+    HEAD_AT_POSITION,
+    SITES,
+    patch_heads,
+    patch_heads_at_positions,
+    patch_positions,
+)
 from recircuit.methods.direction_hooks import PromptPairs
 from recircuit.methods.head_paths import Wanted, final_paths, value_paths
 
@@ -160,7 +167,7 @@ def bench_component_patching(n: int = 16) -> None:
         return lambda layer, site, at: done[site][LAYERS.index(layer), at], len(LAYERS) * LENGTH * len(SITES)
 
     def every_cell():
-        done = patch_cells(model, pairs, CHUNK, layers=LAYERS).patched[CELL]
+        done = patch_heads_at_positions(model, pairs, CHUNK, layers=LAYERS).patched[HEAD_AT_POSITION]
         return lambda layer, name, head, at: done[LAYERS.index(layer), head, at], len(LAYERS) * heads * LENGTH
 
     def to_the_end():

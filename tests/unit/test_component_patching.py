@@ -8,7 +8,14 @@ import torch
 
 import oracle
 from recircuit.core.families import load
-from recircuit.methods.component_patching import CELL, COMPONENTS, SITES, patch_cells, patch_heads, patch_positions
+from recircuit.methods.component_patching import (
+    COMPONENTS,
+    HEAD_AT_POSITION,
+    SITES,
+    patch_heads,
+    patch_heads_at_positions,
+    patch_positions,
+)
 from recircuit.methods.direct_attribution import answer_vectors, attribution, head_outputs, scaled
 from recircuit.methods.direction_hooks import PromptPairs
 from recircuit.methods.end_paths import plain_run
@@ -110,8 +117,8 @@ def test_positions_are_patched_as_by_hooks(case, site):
 
 def test_heads_at_positions_are_patched_as_by_hooks(case):
     model, judge = case
-    done = patch_cells(model, judge.pairs, 64)
-    found, moved = done.patched[CELL], 0.0
+    done = patch_heads_at_positions(model, judge.pairs, 64)
+    found, moved = done.patched[HEAD_AT_POSITION], 0.0
     assert found.shape == (LAYERS, HEADS, LENGTH, N)
     for layer in range(LAYERS):
         name = name_of(layer, "z")
@@ -127,14 +134,14 @@ def test_heads_at_positions_are_patched_as_by_hooks(case):
 def test_some_layers_are_patched_as_among_all(case):
     model, judge = case
     some = (0, LAYERS - 1)
-    for work in (patch_heads, patch_positions, patch_cells):
+    for work in (patch_heads, patch_positions, patch_heads_at_positions):
         every, few = work(model, judge.pairs, 64).patched, work(model, judge.pairs, 64, layers=some).patched
         assert every and all((few[name] - values[list(some)]).abs().max() < 1e-12 for name, values in every.items())
 
 
 def test_chunks_change_nothing(case):
     model, judge = case
-    for work in (patch_heads, patch_positions, patch_cells):
+    for work in (patch_heads, patch_positions, patch_heads_at_positions):
         whole, parts = (work(model, judge.pairs, chunk) for chunk in (64, 4))
         for name, values in whole.patched.items():
             assert (values - parts.patched[name]).abs().max() < 1e-12

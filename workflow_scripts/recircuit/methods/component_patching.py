@@ -24,7 +24,7 @@ from recircuit.runs.forward import Cache, run_with_cache
 
 COMPONENTS = ("z", "q", "k", "v", "pattern")
 SITES = ("resid_pre", "attn_out", "mlp_out")
-CELL = "z_position"  # the z of one head at one position
+HEAD_AT_POSITION = "z_position"  # the z of one head at one position
 
 
 class Patched(NamedTuple):
@@ -102,12 +102,14 @@ def patch_positions(
 
 
 @torch.inference_mode()
-def patch_cells(model: Model, pairs: PromptPairs, chunk: int, layers: Sequence[int] | None = None) -> Patched:
+def patch_heads_at_positions(model: Model, pairs: PromptPairs, chunk: int, layers: Sequence[int] | None = None) -> Patched:
     """Patch the z of each head of some layers (by default of all) at each position alone."""
     layers = range(model.spec.n_layers) if layers is None else layers
-    work = partial(_positions_chunk, model, pairs, {(CELL, layer): model.spec.n_heads for layer in layers}, run_both)
+    work = partial(
+        _positions_chunk, model, pairs, {(HEAD_AT_POSITION, layer): model.spec.n_heads for layer in layers}, run_both
+    )
     done = joined(in_chunks(work, len(pairs), max(1, chunk // model.spec.n_heads)))
-    return done._replace(patched={CELL: torch.stack([done.patched[CELL, layer] for layer in layers])})
+    return done._replace(patched={HEAD_AT_POSITION: torch.stack([done.patched[HEAD_AT_POSITION, layer] for layer in layers])})
 
 
 def joined(parts: Iterator[tuple[slice, Patched]]) -> Patched:
@@ -236,9 +238,9 @@ def _entering(
 
     if ("attn_out", below) in wanted:
         yield ("attn_out", below), behind(x + (clean.mid[below] - clean.x[below])[:, position])
-    if (CELL, below) in wanted:
+    if (HEAD_AT_POSITION, below) in wanted:
         change = (clean.z[below] - corrupted.z[below])[:, position].transpose(0, 1)[:, :, None]
         heads = torch.arange(len(change), device=change.device)
-        yield (CELL, below), behind(mid + head_writes(model, below, change, heads)[:, :, 0])
+        yield (HEAD_AT_POSITION, below), behind(mid + head_writes(model, below, change, heads)[:, :, 0])
     if ("mlp_out", below) in wanted:
         yield ("mlp_out", below), mid + clean.mlp[below][:, position]

@@ -17,15 +17,19 @@ from recircuit.core.tokenizer import Tokenizer
 from recircuit.experiments.sentiment.roles import DATASETS, Head, pattern_heads, scatter_heads
 from recircuit.experiments.sentiment.setting import Log, Setting, Toy
 from recircuit.methods.attention import pattern_stats
-from recircuit.methods.component_patching import Patched, patch_cells, patch_heads, patch_positions
+from recircuit.methods.component_patching import Patched, patch_heads, patch_heads_at_positions, patch_positions
 from recircuit.methods.direct_attribution import Attribution, answer_vectors, attribution, head_outputs, scaled
 from recircuit.methods.direction_hooks import denoising, readout
 from recircuit.methods.end_paths import pattern_row, plain_run
 from recircuit.runs.budget import in_chunks
 from recircuit.tasks.sequence_probes import token_texts
 
-WORKS = {patch_heads: ("head",), patch_positions: ("position",), patch_cells: ("head", "position")}  # by what they differ
-BY_CELL = ("movie",)  # data sets whose heads are patched at each position too: twenty thousand patches in a large model
+WORKS = {
+    patch_heads: ("head",),
+    patch_positions: ("position",),
+    patch_heads_at_positions: ("head", "position"),
+}  # by what they differ
+BY_POSITION = ("movie",)  # data sets whose heads are patched at each position too: twenty thousand patches in a large model
 WORDS = ("ADJ", "ADJ1")  # the first word of sentiment, by the name that a data set gives it
 
 
@@ -57,7 +61,7 @@ def activation_table(setting: Setting, tokenizer: Tokenizer, draws: int, seed: i
     for name, toy in datasets(setting).items():
         labels = np.array(token_labels(tokenizer, toy), dtype=object)
         for work, columns in WORKS.items():
-            if work is patch_cells and name not in BY_CELL:
+            if work is patch_heads_at_positions and name not in BY_POSITION:
                 continue
             done = work(setting.model, toy.pairs, setting.chunk)
             rows = pd.concat(_activation_rows(done, columns, draws, seed)).assign(
