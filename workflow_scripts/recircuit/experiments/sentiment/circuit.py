@@ -28,7 +28,7 @@ WORKS = {
     patch_heads: ("head",),
     patch_positions: ("position",),
     patch_heads_at_positions: ("head", "position"),
-}  # by what they differ
+}
 BY_POSITION = ("movie",)  # data sets whose heads are patched at each position too: twenty thousand patches in a large model
 WORDS = ("ADJ", "ADJ1")  # the first word of sentiment, by the name that a data set gives it
 
