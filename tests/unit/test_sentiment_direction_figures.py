@@ -67,7 +67,7 @@ def test_methods_stand_in_the_papers_order_in_three_layers():
     assert [label.get_text() for label in axes.get_yticklabels()][::6] == ["layer 0: DAS", "layer 1: DAS", "layer 2: DAS"]
     assert texts[0][:2] == ["100 %", "−10 %"] and texts[1][0] == "10 %" and texts[6 + 2][4] == "−19 %"
     assert texts[12 + 5] == ["52 %", "42 %", "32 %", "22 %", "12 %", "100 %"]
-    image = axes.images[0].get_array()
+    image = axes.collections[0].get_array()
     assert np.allclose(image[0, 0], plt.get_cmap(SIGNED)(1.0)) and np.allclose(image[0, 5], plt.get_cmap(SIGNED)(0.25))
     assert image[0, 0, 2] > image[0, 0, 0] and image[0, 5, 0] > image[0, 5, 2]  # blue for one side, red for the other
 

@@ -428,8 +428,8 @@ def test_the_table_says_where_the_task_is_not_solved(told, mood):
 def test_changes_are_red_where_they_lower_the_logit_difference(mood):
     summary = stories.summary(mood, 0, 50)
     lowered = summary.assign(relative=np.where(summary["condition"] == "commas", -0.8, 0.8))
-    image = pictures.changes(lowered, "t").axes[0].images[0].get_array()
-    red, blue = image[0, -1], image[0, -2]
+    cells = pictures.changes(lowered, "t").axes[0].collections[0].get_array()
+    red, blue = cells[0, -1], cells[0, -2]
     assert red[0] > 0.6 > red[2] and blue[2] > 0.6 > blue[0]
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.artist import Artist
 
 from recircuit.figures.style import plt, save
 
@@ -39,3 +40,21 @@ def test_a_picture_without_a_layout_is_saved_as_it_is(output):
     save(figure, output, {})
     assert axes.get_position().bounds == pytest.approx((0.1, 0.2, 0.3, 0.4))
     assert output.pdf.stat().st_size and output.png.stat().st_size
+
+
+class Counter(Artist):
+    """Counts how often the figure it is on is drawn."""
+
+    drawn = 0
+
+    def draw(self, renderer) -> None:
+        self.drawn += 1
+
+
+@pytest.mark.parametrize("layout", ["constrained", "none"])
+def test_a_file_is_drawn_once(output, layout):
+    figure, _ = plt.subplots(layout=layout)
+    counter = Counter()
+    figure.add_artist(counter)
+    save(figure, output, {})
+    assert counter.drawn == 2, "a PNG and a PDF"

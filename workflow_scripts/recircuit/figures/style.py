@@ -46,12 +46,14 @@ def save(figure: Figure, output, passport: Mapping) -> None:
     """Write a figure as ``output.png`` and ``output.pdf``, each with its passport among its metadata."""
     text = json.dumps(passport, sort_keys=True)
     lay_out(figure)
-    for path, metadata in (
-        (output.png, {"recircuit": text, "Software": None}),
-        (output.pdf, {"Keywords": text, "CreationDate": None, "Creator": "recircuit", "Producer": None}),
-    ):
-        with atomic(str(path)) as part:
-            figure.savefig(part, format=str(path).rpartition(".")[2], metadata=metadata)
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # for any engine, one of nothing too, savefig draws twice
+        for path, metadata in (
+            (output.png, {"recircuit": text, "Software": None}),
+            (output.pdf, {"Keywords": text, "CreationDate": None, "Creator": "recircuit", "Producer": None}),
+        ):
+            with atomic(str(path)) as part:
+                figure.savefig(part, format=str(path).rpartition(".")[2], metadata=metadata)
     plt.close(figure)
 
 
@@ -62,4 +64,3 @@ def lay_out(figure: Figure) -> None:
         figure.set_dpi(plt.rcParams["savefig.dpi"])  # letters are as wide as they will be
         for _ in range(2):
             engine.execute(figure)
-        figure.set_layout_engine("none")
