@@ -62,5 +62,6 @@ def lay_out(figure: Figure) -> None:
     engine = figure.get_layout_engine()
     if engine is not None:
         figure.set_dpi(plt.rcParams["savefig.dpi"])  # letters are as wide as they will be
-        for _ in range(2):
+        bars = any(axes.get_label() == "<colorbar>" for axes in figure.axes)  # matplotlib's name for them
+        for _ in range(2 if bars else 1):
             engine.execute(figure)

@@ -206,10 +206,11 @@ def _newton(a: Float[Tensor, "n k"], c: float, tolerance: float = 1e-12, steps: 
             break
         hessian = torch.eye(len(beta)).to(a) + c * (a.T * (wrong * (1 - wrong))) @ a
         step = torch.linalg.solve(hessian, gradient)
-        size, now = 1.0, objective(beta)
-        while size > 1e-9 and objective(beta - size * step) > now - 0.25 * size * (gradient @ step):
+        size, now, slope = 1.0, objective(beta), gradient @ step
+        rounding = 1e-13 * (1 + now)  # the descent of the last steps is lost in it
+        while size > 1e-9 and objective(beta - size * step) > now - 0.25 * size * slope + rounding:
             size /= 2
-        beta = beta - (size if size > 1e-9 else 1.0) * step  # at the limit of rounding no step is seen to descend
+        beta = beta - size * step
     return beta
 
 
