@@ -142,7 +142,7 @@ rule cp_plot_causal_table:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=LARGE_PICTURE,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("circuit_probing/cp_plot_causal_table.py"),

@@ -219,7 +219,7 @@ rule gt_plot_tables:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=LARGE_PICTURE,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_tables.py"),
@@ -241,7 +241,7 @@ rule gt_plot_scorecard:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=HUGE_PICTURE,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("greater_than/gt_plot_scorecard.py"),

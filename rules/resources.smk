@@ -7,9 +7,8 @@ PLAIN = 500  # tables and a tokenizer, no torch
 TORCH = 900  # torch and a model that is run: peaks of 330 to 490 MB
 FITTED = 1200  # gradients, optimisers or several models at once: 500 to 620
 JUDGED = 1300  # TransformerLens and transformers beside ours: 590
-PICTURE = 500  # 190 to 420
-LARGE_PICTURE = 1000  # many cells or points: 360 to 680
-HUGE_PICTURE = 1500  # 640 to 1040
+PICTURE = 500  # 190 to 400
+LARGE_PICTURE = 1000  # many maps: 420 to 480
 CUDA = 2000 * GPU  # its context and libraries, on the host
 
 

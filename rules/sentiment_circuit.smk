@@ -274,7 +274,7 @@ rule se_plot_sufficiency:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=LARGE_PICTURE,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_sufficiency.py"),

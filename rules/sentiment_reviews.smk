@@ -114,7 +114,7 @@ rule se_plot_ablation:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=HUGE_PICTURE,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_ablation.py", data=["sentiment/comma_distance.json"]),

@@ -286,7 +286,7 @@ rule se_plot_negation:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=LARGE_PICTURE,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sentiment/se_plot_negation.py"),

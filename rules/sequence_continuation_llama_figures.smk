@@ -18,7 +18,7 @@ rule seq_plot_llama_head_drops:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=LARGE_PICTURE,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_llama_head_drops.py"),
@@ -42,7 +42,7 @@ rule seq_plot_intervals:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=LARGE_PICTURE,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_intervals.py"),
@@ -122,7 +122,7 @@ rule seq_plot_arithmetic:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=LARGE_PICTURE,
+        mem_mb=PICTURE,
         runtime=10,
     params:
         spec=spec("sequence_continuation/seq_plot_arithmetic.py"),

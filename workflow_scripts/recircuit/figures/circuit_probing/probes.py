@@ -73,7 +73,7 @@ def training(curves: pd.DataFrame, title: str) -> Figure:
             axes.set(xlabel="epoch", ylabel={"loss": "loss (nats)", "accuracy": "accuracy"}[metric])
         panels[0].set_yscale("log")
         panels[1].set_ylim(-0.02, 1.05)
-        panels[1].legend(loc="lower right")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
         figure.suptitle(title, fontsize=11)
     return figure
 

@@ -48,7 +48,7 @@ def patched(heatmap: pd.DataFrame, scores: pd.DataFrame, mode: str, activation: 
     limits = published_limits("probability_heatmap", published) or shared_limits(matrix(full))
     panels = [
         Panel(matrix(full), f"full model: {number(row['baseline_pd'], 3)}", limits),
-        Panel(matrix(ours), f"{_MODES[mode]}: {number(row['mean_pd'], 3)} ({100 * row['recovery']:.1f} %)", limits),
+        Panel(matrix(ours), f"{_MODES[mode]}: {number(row['mean_pd'], 3)} ({number(100 * row['recovery'], 1)} %)", limits),
     ]
     return year_maps(panels, title, label="probability")
 
