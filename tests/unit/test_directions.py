@@ -168,6 +168,23 @@ def test_the_gradient_of_the_published_objective_vanishes(c, shape):
     assert found.intercept.abs() > 1e-6  # it is fitted, and has its price
 
 
+def test_rounding_does_not_halve_the_last_steps(monkeypatch):
+    calls = {"softplus": 0, "solve": 0}
+
+    def counted(name, function):
+        def call(*args):
+            calls[name] += 1
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(F, "softplus", counted("softplus", F.softplus))
+    monkeypatch.setattr(torch.linalg, "solve", counted("solve", torch.linalg.solve))
+    for seed in range(10):
+        logistic_regression(*data(2.0, 48, 128, seed))
+    assert calls["solve"] <= calls["softplus"] / 2 <= 1.5 * calls["solve"]  # a step needs two values of the objective
+
+
 def test_the_intercept_is_penalised_as_by_liblinear():
     x, labels = data(2.0, 60, 8)
     found = logistic_regression(x, labels)

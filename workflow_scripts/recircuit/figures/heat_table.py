@@ -29,7 +29,7 @@ def heat_table(
     shown = plt.get_cmap(cmap)(norm(np.nan_to_num(values)))
     shown[np.isnan(values)] = (1, 1, 1, 1)
     edges = np.arange(m + 1) - 0.5, np.arange(n + 1) - 0.5
-    axes.pcolormesh(*edges, shown)  # an image would be blown up to millions of points, twice
+    axes.pcolormesh(*edges, shown)  # an image would be blown up to millions of points
     axes.set(xlim=(-0.5, m - 0.5), ylim=(n - 0.5, -0.5))
     for i in range(n):
         for j in range(m):

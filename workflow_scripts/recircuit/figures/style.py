@@ -47,7 +47,7 @@ def save(figure: Figure, output, passport: Mapping) -> None:
     text = json.dumps(passport, sort_keys=True)
     lay_out(figure)
     with plt.rc_context({"figure.constrained_layout.use": False}):
-        figure.set_layout_engine(None)  # for any engine, one of nothing too, savefig draws twice
+        figure.set_layout_engine(None)  # with one, even the placeholder "none", savefig draws twice
         for path, metadata in (
             (output.png, {"recircuit": text, "Software": None}),
             (output.pdf, {"Keywords": text, "CreationDate": None, "Creator": "recircuit", "Producer": None}),
